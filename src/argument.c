@@ -1,0 +1,168 @@
+#include "argument.h"
+
+#include <limits.h>
+
+/* "_run_handle_callback_helper" reads "run handle callback". */
+static SV *words_of(pTHX_ CV *cv)
+{
+    const char *name = GvNAME(CvGV(cv));
+    SV *words = sv_2mortal(newSVpv(name + (*name == '_'), 0));
+    STRLEN len;
+    char *text = SvPV(words, len);
+    static const char tail[] = "_helper";
+
+    if (len > sizeof tail - 1 && strEQ(text + len - (sizeof tail - 1), tail))
+        SvCUR_set(words, len - (sizeof tail - 1));
+    for (char *at = text; at < SvEND(words); at++)
+        if (*at == '_')
+            *at = ' ';
+    return words;
+}
+
+void sve_cannot(pTHX_ CV *cv, const char *format, ...)
+{
+    va_list args;
+    SV *reason = sv_2mortal(newSVpvs(""));
+
+    va_start(args, format);
+    sv_vcatpvf(reason, format, &args);
+    va_end(args);
+    Perl_croak(aTHX_ "Cannot %" SVf ": %" SVf, SVfARG(words_of(aTHX_ cv)), SVfARG(reason));
+}
+
+/* How to name a value in a message. No overloading is asked. */
+static const char *shown(pTHX_ SV *sv)
+{
+    SV *text = sv_newmortal();
+
+    if (SvROK(sv) && SvOBJECT(SvRV(sv)))
+        sv_setpvf(text, "an object of class %s", sv_reftype(SvRV(sv), TRUE));
+    else if (SvROK(sv))
+        sv_setpvf(text, "a reference to %s", sv_reftype(SvRV(sv), FALSE));
+    else if (!SvOK(sv))
+        sv_setpvs(text, "undef");
+    else if (isGV_with_GP(sv) || looks_like_number(sv))
+        sv_setsv(text, sv);
+    else
+        sv_setpvf(text, "\"%" SVf "\"", SVfARG(sv));
+    return SvPV_nolen(text);
+}
+
+static NV number(pTHX_ CV *cv, SV *arg, const char *what)
+{
+    SvGETMAGIC(arg);
+    if (SvROK(arg) ? !SvAMAGIC(arg) : !SvOK(arg) || isGV_with_GP(arg) || !looks_like_number(arg))
+        sve_cannot(aTHX_ cv, "%s %s is not a number", what, shown(aTHX_ arg));
+    NV value = SvNV_nomg(arg);
+    if (Perl_isnan(value) || Perl_isinf(value))
+        sve_cannot(aTHX_ cv, "%s %s is not a finite number", what, shown(aTHX_ arg));
+    return value;
+}
+
+static int integer(pTHX_ CV *cv, SV *arg, const char *what)
+{
+    NV value = number(aTHX_ cv, arg, what);
+    if (value <= (NV)INT_MIN - 1 || value >= (NV)INT_MAX + 1)
+        sve_cannot(aTHX_ cv, "%s %s is out of range", what, shown(aTHX_ arg));
+    return (int)value;
+}
+
+bool sve_is_impl(pTHX_ SV *sv)
+{
+    return sv_isobject(sv)
+        && (sv_derived_from(sv, "Sys::Virt::Event") || sv_derived_from(sv, "Sys::Virt::EventImpl"));
+}
+
+/* An abstract method whose arguments happen to be as many as the function's. */
+static void refuse_method_call(pTHX_ CV *cv, SV *arg)
+{
+    if (sve_is_impl(aTHX_ arg))
+        Perl_croak(aTHX_ "%s must provide %s", sv_reftype(SvRV(arg), TRUE), GvNAME(CvGV(cv)));
+}
+
+void sve_usage(pTHX_ CV *cv, SV **args, I32 items, const char *params)
+{
+    if (items)
+        refuse_method_call(aTHX_ cv, args[0]);
+    croak_xs_usage(cv, params);
+}
+
+int sve_arg_id(pTHX_ CV *cv, SV *arg)
+{
+    refuse_method_call(aTHX_ cv, arg);
+    return integer(aTHX_ cv, arg, "id");
+}
+
+int sve_arg_ms(pTHX_ CV *cv, SV *arg)
+{
+    refuse_method_call(aTHX_ cv, arg);
+    return integer(aTHX_ cv, arg, "interval");
+}
+
+int sve_arg_events(pTHX_ CV *cv, SV *arg)
+{
+    int events = integer(aTHX_ cv, arg, "event mask");
+    if (events < 0 || events > 15)
+        sve_cannot(aTHX_ cv, "event mask %d is no combination of HANDLE_* constants", events);
+    return events;
+}
+
+static IO *handle(SV *arg)
+{
+    SV *sv = SvROK(arg) ? SvRV(arg) : arg;
+    if (SvTYPE(sv) == SVt_PVIO)
+        return (IO *)sv;
+    return isGV_with_GP(sv) ? GvIO((GV *)sv) : NULL;
+}
+
+static bool is_handle(SV *arg)
+{
+    SV *sv = SvROK(arg) ? SvRV(arg) : arg;
+    return SvTYPE(sv) == SVt_PVIO || isGV_with_GP(sv);
+}
+
+int sve_arg_fd(pTHX_ CV *cv, SV *arg)
+{
+    refuse_method_call(aTHX_ cv, arg);
+    SvGETMAGIC(arg);
+    if (!is_handle(arg)) {
+        int fd = integer(aTHX_ cv, arg, "file descriptor");
+        if (fd < 0)
+            sve_cannot(aTHX_ cv, "file descriptor %d is negative", fd);
+        return fd;
+    }
+    IO *io = handle(arg);
+    if (io && SvRMAGICAL((SV *)io) && mg_find((SV *)io, PERL_MAGIC_tiedscalar))
+        sve_cannot(aTHX_ cv, "handle %s is tied: it has no file descriptor", shown(aTHX_ arg));
+    PerlIO *file = io ? IoIFP(io) : NULL;
+    if (!file)
+        sve_cannot(aTHX_ cv, "handle %s is closed", shown(aTHX_ arg));
+    int fd = PerlIO_fileno(file);
+    if (fd < 0)
+        sve_cannot(aTHX_ cv, "handle %s has no file descriptor", shown(aTHX_ arg));
+    return fd;
+}
+
+SV *sve_arg_code(pTHX_ CV *cv, SV *arg)
+{
+    SvGETMAGIC(arg);
+    if (SvROK(arg)) {
+        SV *thing = SvRV(arg);
+        if (SvTYPE(thing) == SVt_PVCV)
+            return arg;
+        if (SvAMAGIC(arg) && gv_fetchmeth_pvn(SvSTASH(thing), "(&{}", 4, 0, 0))
+            return arg;
+    }
+    sve_cannot(aTHX_ cv, "callback %s is not a code reference", shown(aTHX_ arg));
+}
+
+NV sve_arg_seconds(pTHX_ CV *cv, SV *arg)
+{
+    SvGETMAGIC(arg);
+    if (!SvOK(arg))
+        return -1;
+    NV seconds = number(aTHX_ cv, arg, "number of seconds");
+    if (seconds < 0)
+        sve_cannot(aTHX_ cv, "number of seconds %s is negative", shown(aTHX_ arg));
+    return seconds;
+}

@@ -1,0 +1,28 @@
+/* What Perl programs pass in, checked. Each function returns a good value or throws,
+ * naming the XSUB (cv) and the culprit from the caller's perspective. */
+#ifndef SVE_ARGUMENT_H
+#define SVE_ARGUMENT_H
+
+#include "sve_perl.h"
+
+/* Throws "Cannot add handle: <reason>", the verb and noun made of the XSUB's name. */
+void sve_cannot(pTHX_ CV *cv, const char *format, ...)
+    __attribute__((noreturn, format(printf, pTHX_2, pTHX_3)));
+
+int sve_arg_id(pTHX_ CV *cv, SV *arg);
+int sve_arg_fd(pTHX_ CV *cv, SV *arg);
+int sve_arg_events(pTHX_ CV *cv, SV *arg);
+int sve_arg_ms(pTHX_ CV *cv, SV *arg);
+SV *sve_arg_code(pTHX_ CV *cv, SV *arg);
+
+/* Seconds, negative when the argument is undef: no limit. */
+NV sve_arg_seconds(pTHX_ CV *cv, SV *arg);
+
+/* The wrong number of arguments: as xsubpp says it, unless an object was asked for
+ * a method that its class lacks and the function of the same name was found. */
+void sve_usage(pTHX_ CV *cv, SV **args, I32 items, const char *params) __attribute__((noreturn));
+
+/* Whether it is an object that could be registered, as far as its class goes. */
+bool sve_is_impl(pTHX_ SV *sv);
+
+#endif

@@ -1,0 +1,537 @@
+/* Between libvirt and the loop.
+ *
+ * What libvirt does, and what follows for the code below:
+ *
+ * a. It calls the six functions with mutexes of its own held, which are not
+ *    recursive. So nothing here calls libvirt back, and a free function is never
+ *    run from within the six: it goes on the due list.
+ * b. It calls them from threads of its own, also while the owner sits in a
+ *    libvirt call that waits for just that thread. So a call of another thread
+ *    never waits for the owner: it leaves a note in the mailbox and returns.
+ * c. add must return the id at once, also to such a thread. So ids are ours.
+ * d. 0 and -1 mean "none" in places, so ids start at 1; late calls for removed
+ *    ids do occur, so an id is never used again.
+ * e. A caller whose add failed frees the opaque itself; one whose add succeeded
+ *    relies on its free function, exactly once, after the callback has returned.
+ *    So the due list skips a watch whose callback is on the stack.
+ * f. It registers once per process and silently ignores the second attempt. So
+ *    the functions are fixed, and the loop behind them can be replaced.
+ *
+ * One lock guards the table, the mailbox and what watch.h says it does. It is never
+ * held while anything foreign runs: no back-end (but for wake), no callback, no free function.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "bridge.h"
+#include "errors.h"
+#include "mailbox.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#if defined(__GLIBC__) && defined(__has_include)
+#if __has_include(<sys/single_threaded.h>)
+#include <sys/single_threaded.h>
+#define SINGLE_THREADED __libc_single_threaded
+#endif
+#endif
+#ifndef SINGLE_THREADED
+#define SINGLE_THREADED 0
+#endif
+
+static struct {
+    pthread_mutex_t lock;
+    sve_table table;
+    sve_mailbox mailbox;
+    int last_id;
+
+    sve_loop *_Atomic loop;
+    atomic_bool foreign_seen;
+    bool tracing;
+
+    /* Owner. */
+    sve_watch *wake;
+    bool wake_refused, tending_wake;
+    sve_watch *due;
+    size_t due_count;
+    int running;
+} core = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void lock(void) { pthread_mutex_lock(&core.lock); }
+static void unlock(void) { pthread_mutex_unlock(&core.lock); }
+
+void sve_bridge_trace(bool on) { core.tracing = on; }
+
+static bool is_owner(sve_loop *loop) { return loop && loop->is_owner(loop); }
+
+__attribute__((format(printf, 1, 2)))
+static void trace(const char *format, ...)
+{
+    if (!core.tracing)
+        return;
+    int saved = errno;
+    char what[160];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    fprintf(stderr, "Sys::Virt::Event %ld %s %#lx: %s\n", (long)getpid(),
+            is_owner(core.loop) ? "owner" : "thread", (unsigned long)pthread_self(), what);
+    errno = saved;
+}
+
+static const char *noun(sve_kind kind) { return kind == SVE_HANDLE ? "handle" : "timeout"; }
+
+/* The wake watch. */
+
+static void on_wake(int id, int fd, int events, void *opaque)
+{
+    (void)id, (void)fd, (void)events, (void)opaque;
+    /* Silence first: what is posted after that rings again. */
+    lock();
+    sve_mailbox_silence(&core.mailbox);
+    unlock();
+    sve_bridge_deliver();
+}
+
+static void give_wake_watch(sve_loop *loop)
+{
+    lock();
+    int fd = sve_mailbox_fd(&core.mailbox);
+    unlock();
+    sve_watch *wake = fd < 0 ? NULL
+                             : sve_watch_new(SVE_HANDLE, fd, VIR_EVENT_HANDLE_READABLE, NULL, NULL);
+    if (!wake)
+        return;
+    wake->cb.handle = on_wake;
+    core.wake = wake;
+    wake->attached = loop->attach(loop, wake, wake->value);
+    if (wake->attached)
+        return;
+    core.wake = NULL;
+    core.wake_refused = true;
+    sve_watch_unref(wake);
+}
+
+static void take_wake_watch(sve_loop *loop)
+{
+    sve_watch *wake = core.wake;
+    core.wake = NULL;
+    wake->attached = false;
+    loop->detach(loop, wake);
+    sve_watch_unref(wake);
+}
+
+static bool wants_wake_watch(const sve_loop *loop)
+{
+    if (loop->wake || core.wake_refused || loop->wake_watch == SVE_WAKE_NEVER)
+        return false;
+    return loop->wake_watch == SVE_WAKE_ALWAYS
+        || (atomic_load(&core.table.count) && (core.foreign_seen || !SINGLE_THREADED));
+}
+
+static void tend_wake_watch(sve_loop *loop)
+{
+    if (core.tending_wake || wants_wake_watch(loop) == !!core.wake)
+        return;
+    core.tending_wake = true;
+    if (core.wake)
+        take_wake_watch(loop);
+    else
+        give_wake_watch(loop);
+    core.tending_wake = false;
+}
+
+bool sve_bridge_is_wake(const sve_watch *watch) { return watch->cb.handle == on_wake; }
+
+/* What the owner does for libvirt, directly or out of the mailbox. */
+
+static void put_on_due_list(sve_watch *watch)
+{
+    sve_watch **link = &core.due;
+    while (*link)
+        link = &(*link)->next_due;
+    watch->next_due = NULL;
+    *link = watch;
+    core.due_count++;
+}
+
+/* The watch has left the table; its reference is ours to pass on or drop. */
+static void retire(sve_loop *loop, sve_watch *watch)
+{
+    if (watch->attached) {
+        watch->attached = false;
+        loop->detach(loop, watch);
+    }
+    if (watch->ff)
+        put_on_due_list(watch);
+    else
+        sve_watch_unref(watch);
+}
+
+static void carry_out(sve_loop *loop, sve_watch *watch, unsigned calls, int value)
+{
+    if (calls & SVE_REMOVE)
+        retire(loop, watch);
+    else if (calls & SVE_ADD)
+        watch->attached = loop->attach(loop, watch, value);
+    else if (watch->attached)
+        loop->update(loop, watch, value);
+}
+
+/* Only as many as were there at the start: a busy thread must not hold the owner up. */
+static void empty_mailbox(sve_loop *loop)
+{
+    for (size_t left = atomic_load(&core.mailbox.count); left; left--) {
+        unsigned calls;
+        lock();
+        sve_watch *watch = sve_mailbox_take(&core.mailbox, &calls);
+        int value = watch ? watch->value : 0;
+        unlock();
+        if (!watch)
+            return;
+        carry_out(loop, watch, calls, value);
+        sve_watch_unref(watch);
+    }
+}
+
+/* Every entry of the owner begins and ends with these two. */
+static sve_loop *enter(void)
+{
+    sve_loop *loop = core.loop;
+    if (!is_owner(loop))
+        return NULL;
+    if (!sve_mailbox_is_empty(&core.mailbox))
+        empty_mailbox(loop);
+    return loop;
+}
+
+static void leave(sve_loop *loop)
+{
+    tend_wake_watch(loop);
+    if (core.due)
+        loop->later(loop);
+}
+
+void sve_bridge_deliver(void)
+{
+    sve_loop *loop = enter();
+    if (loop)
+        leave(loop);
+}
+
+/* Another thread's call, under the lock. */
+static void post(sve_watch *watch, unsigned call)
+{
+    sve_loop *loop = core.loop;
+
+    core.foreign_seen = true;
+    if (!sve_mailbox_post(&core.mailbox, watch, call))
+        return;
+    if (loop && loop->wake)
+        loop->wake(loop);
+    else
+        sve_mailbox_ring(&core.mailbox);
+}
+
+static bool take_id(sve_watch *watch)
+{
+    lock();
+    bool left = core.last_id < INT_MAX;
+    if (left)
+        watch->id = ++core.last_id;
+    unlock();
+    return left;
+}
+
+static void insert(sve_watch *watch, unsigned call)
+{
+    lock();
+    sve_table_insert(&core.table, watch);
+    if (call)
+        post(watch, call);
+    unlock();
+}
+
+/* The id, or -1. The watch is in the table only once the loop has it: before that no one
+ * can know the id. From another thread it is the other way round. */
+static int add(sve_watch *watch)
+{
+    int id = -1;
+    if (!watch || !core.loop || !take_id(watch)) {
+        if (watch)
+            sve_watch_unref(watch);
+        return -1;
+    }
+    sve_loop *loop = enter();
+    if (!loop) {
+        id = watch->id;
+        watch->foreign = true;
+        insert(watch, SVE_ADD);
+        return id;
+    }
+    watch->attached = loop->attach(loop, watch, watch->value);
+    if (watch->attached) {
+        id = watch->id;
+        insert(watch, 0);
+    } else {
+        sve_watch_unref(watch);
+    }
+    leave(loop);
+    return id;
+}
+
+static sve_watch *find(sve_kind kind, int id)
+{
+    sve_watch *watch = sve_table_find(&core.table, id);
+    return watch && watch->kind == kind ? watch : NULL;
+}
+
+static void update(sve_kind kind, int id, int value)
+{
+    sve_loop *loop = enter();
+
+    trace("update_%s(%d, %d)", noun(kind), id, value);
+    lock();
+    sve_watch *watch = find(kind, id);
+    if (watch) {
+        watch->value = value;
+        if (loop)
+            sve_watch_ref(watch);
+        else
+            post(watch, SVE_UPDATE);
+    }
+    unlock();
+    if (!loop)
+        return;
+    if (watch) {
+        if (watch->attached)
+            loop->update(loop, watch, value);
+        sve_watch_unref(watch);
+    }
+    leave(loop);
+}
+
+static int remove_(sve_kind kind, int id)
+{
+    sve_loop *loop = enter();
+
+    trace("remove_%s(%d)", noun(kind), id);
+    lock();
+    sve_watch *watch = find(kind, id);
+    if (watch) {
+        sve_table_remove(&core.table, watch);
+        if (!loop)
+            post(watch, SVE_REMOVE);
+    }
+    unlock();
+    if (!loop)
+        return watch ? 0 : -1;
+    if (watch)
+        retire(loop, watch);
+    leave(loop);
+    return watch ? 0 : -1;
+}
+
+/* The six. */
+
+static int add_handle(int fd, int events, virEventHandleCallback cb, void *opaque, virFreeCallback ff)
+{
+    sve_watch *watch = sve_watch_new(SVE_HANDLE, fd, events, opaque, ff);
+    if (watch)
+        watch->cb.handle = cb;
+    int id = add(watch);
+    trace("add_handle(fd %d, %d) = %d", fd, events, id);
+    return id;
+}
+
+static void update_handle(int id, int events) { update(SVE_HANDLE, id, events); }
+static int remove_handle(int id) { return remove_(SVE_HANDLE, id); }
+
+static atomic_bool probe_came;
+static void probe_callback(int id, void *opaque) { (void)id, (void)opaque; }
+
+static int add_timeout(int ms, virEventTimeoutCallback cb, void *opaque, virFreeCallback ff)
+{
+    if (cb == probe_callback) {
+        probe_came = true;
+        return -1;
+    }
+    sve_watch *watch = sve_watch_new(SVE_TIMER, -1, ms, opaque, ff);
+    if (watch)
+        watch->cb.timer = cb;
+    int id = add(watch);
+    trace("add_timeout(%d) = %d", ms, id);
+    return id;
+}
+
+static void update_timeout(int id, int ms) { update(SVE_TIMER, id, ms); }
+static int remove_timeout(int id) { return remove_(SVE_TIMER, id); }
+
+const sve_functions sve_bridge_functions = {
+    add_handle, update_handle, remove_handle, add_timeout, update_timeout, remove_timeout,
+};
+
+sve_registrant sve_bridge_probe(void)
+{
+    probe_came = false;
+    int id = virEventAddTimeout(-1, probe_callback, NULL, NULL);
+    if (id >= 0)
+        virEventRemoveTimeout(id);
+    return probe_came ? SVE_US : id >= 0 ? SVE_OTHERS : SVE_NOBODY;
+}
+
+/* Callbacks and free functions. */
+
+sve_verdict sve_bridge_begin(sve_watch *watch)
+{
+    sve_bridge_deliver();
+    if (!watch->attached)
+        return SVE_GONE;
+    if (watch->running)
+        return SVE_BUSY;
+    sve_watch_ref(watch);
+    watch->running++;
+    watch->dispatched++;
+    watch->last = sve_now();
+    core.running++;
+    return SVE_GO;
+}
+
+void sve_bridge_end(sve_watch *watch)
+{
+    watch->running--;
+    core.running--;
+    sve_watch_unref(watch);
+    sve_loop *loop = core.loop;
+    if (core.due && loop)
+        loop->later(loop);
+}
+
+void sve_bridge_call(sve_watch *watch, int events)
+{
+    if (watch->kind == SVE_HANDLE) {
+        trace("call back handle %d (fd %d, %d)", watch->id, watch->fd, events);
+        watch->cb.handle(watch->id, watch->fd, events, watch->opaque);
+    } else {
+        trace("call back timeout %d", watch->id);
+        watch->cb.timer(watch->id, watch->opaque);
+    }
+}
+
+static sve_watch *take_due(void)
+{
+    sve_watch **link = &core.due, *watch;
+    while (*link && (*link)->running)
+        link = &(*link)->next_due;
+    watch = *link;
+    if (watch) {
+        *link = watch->next_due;
+        core.due_count--;
+    }
+    return watch;
+}
+
+void sve_bridge_settle(void)
+{
+    sve_errors errors;
+    sve_errors_put_aside(&errors);
+
+    /* A free function may remove other watches, and settle in its turn: look from the start each time. */
+    for (sve_watch *watch; (watch = take_due());) {
+        virFreeCallback ff = watch->ff;
+        void *opaque = watch->opaque;
+        trace("free %s %d", noun(watch->kind), watch->id);
+        sve_watch_unref(watch);
+        ff(opaque);
+    }
+    sve_errors_put_back(&errors);
+}
+
+/* For those who ask. */
+
+void sve_bridge_let_go(void)
+{
+    if (core.wake)
+        take_wake_watch(core.loop);
+    core.wake_refused = false;
+}
+
+void sve_bridge_set_loop(sve_loop *loop)
+{
+    core.loop = loop;
+    if (loop)
+        tend_wake_watch(loop);
+}
+
+void sve_bridge_abandon(void)
+{
+    lock();
+    core.loop = NULL;
+    for (size_t i = 0; core.table.buckets && i < core.table.size; i++)
+        for (sve_watch *watch = core.table.buckets[i]; watch; watch = watch->next_in_bucket)
+            watch->attached = false;
+    unlock();
+    core.wake = NULL;
+    core.due = NULL;
+    core.due_count = 0;
+    core.running = 0;
+}
+
+bool sve_bridge_gave(int id)
+{
+    lock();
+    bool gave = id >= 1 && id <= core.last_id;
+    unlock();
+    return gave;
+}
+
+bool sve_bridge_has(sve_kind kind, int id)
+{
+    lock();
+    bool has = find(kind, id) != NULL;
+    unlock();
+    return has;
+}
+
+int sve_bridge_value(sve_watch *watch)
+{
+    lock();
+    int value = watch->value;
+    unlock();
+    return value;
+}
+
+sve_watch **sve_bridge_list(size_t *count)
+{
+    lock();
+    sve_watch **list = sve_table_list(&core.table, count);
+    unlock();
+    return list;
+}
+
+void sve_bridge_list_free(sve_watch **list, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        sve_watch_unref(list[i]);
+    free(list);
+}
+
+sve_census sve_bridge_census(void)
+{
+    sve_census census = { .due = core.due_count, .running = core.running };
+
+    lock();
+    for (size_t i = 0; core.table.buckets && i < core.table.size; i++)
+        for (const sve_watch *watch = core.table.buckets[i]; watch; watch = watch->next_in_bucket)
+            watch->kind == SVE_HANDLE ? census.handles++ : census.timers++;
+    unlock();
+    return census;
+}

@@ -1,0 +1,69 @@
+/* The six functions that libvirt calls, and what else enters the core.
+ *
+ * Pure C. All of it is for the owner, except sve_bridge_functions, whose members
+ * any thread may call at any moment.
+ */
+#ifndef SVE_BRIDGE_H
+#define SVE_BRIDGE_H
+
+#include "loop.h"
+
+typedef struct {
+    virEventAddHandleFunc add_handle;
+    virEventUpdateHandleFunc update_handle;
+    virEventRemoveHandleFunc remove_handle;
+    virEventAddTimeoutFunc add_timeout;
+    virEventUpdateTimeoutFunc update_timeout;
+    virEventRemoveTimeoutFunc remove_timeout;
+} sve_functions;
+
+extern const sve_functions sve_bridge_functions;
+
+/* The loop that serves from now on, or NULL. Nothing may be registered with the one
+ * before, which is made to let go of the wake watch first. */
+void sve_bridge_let_go(void);
+void sve_bridge_set_loop(sve_loop *loop);
+
+/* The owner ends: its loop is gone, with all that it had attached, and no free function
+ * is run any more. libvirt's calls are answered all the same. */
+void sve_bridge_abandon(void);
+
+/* Carries out the calls of other threads and sees to the wake watch. */
+void sve_bridge_deliver(void);
+
+/* Before and after a callback of libvirt. The callback may run only on SVE_GO,
+ * and then sve_bridge_end is due, whatever happens. */
+typedef enum { SVE_GO, SVE_GONE, SVE_BUSY } sve_verdict;
+sve_verdict sve_bridge_begin(sve_watch *watch);
+void sve_bridge_end(sve_watch *watch);
+
+/* libvirt's callback itself; events is of no meaning for timers. */
+void sve_bridge_call(sve_watch *watch, int events);
+
+/* Runs every free function that is due and may run; the stack must be clean. */
+void sve_bridge_settle(void);
+
+typedef struct {
+    size_t handles, timers;              /* registered */
+    size_t due;                          /* removed, their free functions not yet run */
+    int running;                         /* callbacks on the stack */
+} sve_census;
+sve_census sve_bridge_census(void);
+
+/* Whether the id was ever given out; whether it is registered as that kind. */
+bool sve_bridge_gave(int id);
+bool sve_bridge_has(sve_kind kind, int id);
+bool sve_bridge_is_wake(const sve_watch *watch);
+
+/* As sve_table_list, and its end; the value that libvirt last asked for. */
+sve_watch **sve_bridge_list(size_t *count);
+void sve_bridge_list_free(sve_watch **list, size_t count);
+int sve_bridge_value(sve_watch *watch);
+
+/* Adds a timer through libvirt that exists only to be refused. Who answers? */
+typedef enum { SVE_NOBODY, SVE_US, SVE_OTHERS } sve_registrant;
+sve_registrant sve_bridge_probe(void);
+
+void sve_bridge_trace(bool on);
+
+#endif

@@ -1,0 +1,474 @@
+#include "callback.h"
+#include "argument.h"
+#include "registration.h"
+
+#define MY_CXT_KEY "Sys::Virt::Event::callback" XS_VERSION
+typedef struct {
+    sve_border *border;                  /* the innermost */
+    int locked;                          /* calls under libvirt's locks on the stack */
+    bool settling_later;
+    SV *spare_error, *spare_topic;       /* recycled by sve_enter */
+} my_cxt_t;
+START_MY_CXT
+
+#ifndef G_LIST
+#define G_LIST G_ARRAY
+#endif
+
+/* Entering and leaving. */
+
+static SV *take_spare(pTHX_ SV **spare)
+{
+    SV *sv = *spare;
+    *spare = NULL;
+    return sv ? sv : newSV_type(SVt_PV);
+}
+
+static void give_spare(pTHX_ SV **spare, SV *sv)
+{
+    if (*spare || !sv || SvREFCNT(sv) != 1 || SvTYPE(sv) != SVt_PV || SvREADONLY(sv) || SvROK(sv)
+        || SvLEN(sv) > 256) {
+        SvREFCNT_dec(sv);
+        return;
+    }
+    SvOK_off(sv);
+    *spare = sv;
+}
+
+static void no_signals(pTHX) { PERL_UNUSED_CONTEXT; }
+
+static void put_back(pTHX_ void *pointer)
+{
+    dMY_CXT;
+    sve_frame *frame = pointer;
+
+    SV *error = GvSV(PL_errgv), *topic = GvSV(PL_defgv);
+    GvSV(PL_errgv) = frame->error;
+    GvSV(PL_defgv) = frame->topic;
+    give_spare(aTHX_ &MY_CXT.spare_error, error);
+    give_spare(aTHX_ &MY_CXT.spare_topic, topic);
+    if (frame->signals) {
+        PL_signalhook = frame->signals;
+        MY_CXT.locked--;
+    }
+    sve_errors_put_back(&frame->errors);
+}
+
+void sve_enter(pTHX_ sve_frame *frame, bool locked)
+{
+    dMY_CXT;
+
+    ENTER;
+    sve_errors_put_aside(&frame->errors);
+    frame->error = GvSV(PL_errgv);
+    GvSV(PL_errgv) = take_spare(aTHX_ &MY_CXT.spare_error);
+    frame->topic = GvSV(PL_defgv);
+    GvSV(PL_defgv) = take_spare(aTHX_ &MY_CXT.spare_topic);
+    frame->signals = NULL;
+    if (locked) {
+        frame->signals = PL_signalhook;
+        PL_signalhook = no_signals;
+        MY_CXT.locked++;
+    }
+    SAVEDESTRUCTOR_X(put_back, frame);
+    SAVETMPS;
+}
+
+void sve_leave(pTHX_ sve_frame *frame)
+{
+    PERL_UNUSED_ARG(frame);
+    FREETMPS;
+    LEAVE;
+}
+
+bool sve_is_locked(pTHX)
+{
+    dMY_CXT;
+    return MY_CXT.locked != 0;
+}
+
+/* Anything but a plain empty string: an object may be overloaded to look false. */
+static bool is_exception(pTHX_ SV *sv)
+{
+    PERL_UNUSED_CONTEXT;
+    return SvROK(sv) || isGV_with_GP(sv) || (SvPOK(sv) ? SvCUR(sv) != 0 : SvOK(sv));
+}
+
+static SV *list_of(pTHX_ SV **first, I32 count)
+{
+    AV *list = (AV *)sv_2mortal((SV *)newAV());
+    for (I32 i = 0; i < count; i++)
+        av_push(list, newSVsv(first[i]));
+    return (SV *)list;
+}
+
+SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result)
+{
+    dSP;
+    SV *error = NULL;
+
+    PUSHSTACKi(PERLSI_UNKNOWN);
+    PUSHMARK(SP);
+    EXTEND(SP, count);
+    for (I32 i = 0; i < count; i++)
+        PUSHs(sv_2mortal(args[i]));
+    PUTBACK;
+    I32 returned = call_sv(code, flags | G_EVAL);
+    SPAGAIN;
+    if (is_exception(aTHX_ ERRSV))
+        error = sv_mortalcopy(ERRSV);
+    else if (result && (flags & G_WANT) == G_LIST)
+        *result = list_of(aTHX_ SP - returned + 1, returned);
+    else if (result)
+        *result = returned ? TOPs : &PL_sv_undef;
+    SP -= returned;
+    PUTBACK;
+    POPSTACK;
+    return error;
+}
+
+/* Borders, parked exceptions and warnings. */
+
+static void leave_border(pTHX_ void *pointer)
+{
+    dMY_CXT;
+    sve_border *border = pointer;
+
+    MY_CXT.border = border->outer;
+    /* Still there: something else is unwinding the stack, so the caller hears of that instead. */
+    if (border->error) {
+        sve_warn(aTHX_ border->error, "");
+        SvREFCNT_dec(border->error);
+    }
+}
+
+void sve_border_open(pTHX_ sve_border *border, bool adds)
+{
+    dMY_CXT;
+
+    border->outer = MY_CXT.border;
+    border->error = NULL;
+    border->adds = adds;
+    ENTER;
+    MY_CXT.border = border;
+    SAVEDESTRUCTOR_X(leave_border, border);
+}
+
+void sve_border_close(pTHX_ sve_border *border)
+{
+    SV *error = border->error;
+
+    border->error = NULL;
+    LEAVE;
+    if (!error)
+        return;
+    /* $SIG{__DIE__} has seen it where it was thrown first. */
+    SAVESPTR(PL_diehook);
+    PL_diehook = NULL;
+    croak_sv(sv_2mortal(error));
+}
+
+void sve_warn_now(pTHX_ SV *prefix, SV *error)
+{
+    if (SvOK(error))
+        sv_catsv(prefix, error);
+    warn_sv(prefix);
+}
+
+void sve_warn(pTHX_ SV *error, const char *prefix)
+{
+    dMY_CXT;
+    sve_frame frame;
+    SV *args[2], *died;
+
+    if (PL_dirty)
+        return;
+    sve_enter(aTHX_ &frame, true);
+    args[0] = newSVpv(prefix, 0);
+    args[1] = error ? newSVsv(error) : newSV(0);
+    died = sve_eval(aTHX_ (SV *)get_cv("Sys::Virt::Event::_warn", 0), G_VOID, args, 2, NULL);
+    if (died && MY_CXT.border && !MY_CXT.border->error)
+        MY_CXT.border->error = newSVsv(died);
+    else if (died)
+        PerlIO_printf(PerlIO_stderr(), "%s%s\n", prefix,
+                      died && SvPOK(died) ? SvPV_nolen(died) : "(a warning handler died)");
+    sve_leave(aTHX_ &frame);
+}
+
+void sve_park(pTHX_ SV *error, const char *prefix)
+{
+    dMY_CXT;
+
+    if (MY_CXT.border && !MY_CXT.border->error)
+        MY_CXT.border->error = newSVsv(error);
+    else
+        sve_warn(aTHX_ error, prefix);
+}
+
+void sve_refuse(pTHX_ SV *error, const char *prefix)
+{
+    dMY_CXT;
+    sve_border *border = MY_CXT.border;
+
+    if (border && border->adds && !border->error)
+        border->error = error ? newSVsv(error) : newSVpv(prefix, 0);
+    else
+        sve_warn(aTHX_ error, prefix);
+}
+
+/* Dispatch. */
+
+static void end_dispatch(pTHX_ void *watch)
+{
+    PERL_UNUSED_CONTEXT;
+    sve_bridge_end(watch);
+}
+
+void sve_dispatch(pTHX_ sve_watch *watch, int events)
+{
+    switch (sve_bridge_begin(watch)) {
+    case SVE_GO:
+        ENTER;
+        SAVEDESTRUCTOR_X(end_dispatch, watch);
+        sve_bridge_call(watch, events);
+        LEAVE;
+        break;
+    case SVE_BUSY:
+        if (!watch->warned) {
+            watch->warned = true;
+            sve_warn(aTHX_ NULL, "Cannot run callback: it is running already (a loop was run inside it)");
+        }
+        break;
+    case SVE_GONE:
+        break;
+    }
+}
+
+void sve_run_callback(pTHX_ sve_watch *watch, int events)
+{
+    sve_border border;
+
+    if (!watch)
+        return;
+    sve_border_open(aTHX_ &border, false);
+    sve_dispatch(aTHX_ watch, events);
+    sve_border_close(aTHX_ &border);
+}
+
+/* Free functions wait on a mortal: perl frees it when the caller's statement is done, which
+ * is when libvirt's frames have left the stack. */
+
+void sve_settle_now(pTHX)
+{
+    dMY_CXT;
+    sve_frame frame;
+
+    if (PL_dirty || MY_CXT.locked)
+        return;
+    sve_enter(aTHX_ &frame, false);
+    sve_bridge_settle();
+    sve_leave(aTHX_ &frame);
+}
+
+static int settle(pTHX_ SV *sv, MAGIC *magic)
+{
+    dMY_CXT;
+    PERL_UNUSED_ARG(sv);
+    PERL_UNUSED_ARG(magic);
+
+    MY_CXT.settling_later = false;
+    sve_settle_now(aTHX);
+    return 0;
+}
+
+static const MGVTBL settle_vtbl = { .svt_free = settle };
+
+void sve_settle_later(pTHX)
+{
+    dMY_CXT;
+
+    /* Under a lock the frame that holds it asks again when it is left. */
+    if (MY_CXT.settling_later || MY_CXT.locked || PL_dirty)
+        return;
+    MY_CXT.settling_later = true;
+    sv_magicext(sv_newmortal(), NULL, PERL_MAGIC_ext, &settle_vtbl, NULL, 0);
+}
+
+/* Perl code that a program watches with. The opaque that libvirt keeps is the code. */
+
+static void call_back(SV *code, const int *numbers, I32 count)
+{
+    dTHXa(sve_owner());
+    sve_frame frame;
+    SV *args[3], *error;
+
+    if (PL_dirty)
+        return;
+    sve_enter(aTHX_ &frame, false);
+    for (I32 i = 0; i < count; i++)
+        args[i] = newSViv(numbers[i]);
+    error = sve_eval(aTHX_ code, G_VOID, args, count, NULL);
+    if (error)
+        sve_park(aTHX_ error, "Exception in an event callback: ");
+    sve_leave(aTHX_ &frame);
+}
+
+static void on_handle(int id, int fd, int events, void *code)
+{
+    call_back(code, (int[]){ id, fd, events }, 3);
+}
+
+static void on_timeout(int id, void *code)
+{
+    call_back(code, &id, 1);
+}
+
+static void free_code(void *code)
+{
+    dTHXa(sve_owner());
+    SvREFCNT_dec((SV *)code);
+}
+
+/* Under libvirt's own loop the bridge is entered directly, so that the ids are ours there too. */
+static const sve_functions *functions(void)
+{
+    static const sve_functions libvirts = {
+        virEventAddHandle, virEventUpdateHandle, virEventRemoveHandle,
+        virEventAddTimeout, virEventUpdateTimeout, virEventRemoveTimeout,
+    };
+    return sve_registered() == SVE_DEFAULT ? &sve_bridge_functions : &libvirts;
+}
+
+static int finish_add(pTHX_ CV *cv, sve_border *border, int id, SV *code)
+{
+    if (id > 0) {
+        LEAVE;                           /* what else went wrong meanwhile is a warning */
+        return id;
+    }
+    SvREFCNT_dec(code);
+    sve_border_close(aTHX_ border);
+    sve_cannot(aTHX_ cv, "the event loop refused it");
+}
+
+int sve_add_handle(pTHX_ CV *cv, int fd, int events, SV *code)
+{
+    sve_border border;
+
+    sve_must_be_registered(aTHX_ cv);
+    code = newSVsv(code);
+    sve_border_open(aTHX_ &border, true);
+    int id = functions()->add_handle(fd, events, on_handle, code, free_code);
+    return finish_add(aTHX_ cv, &border, id, code);
+}
+
+int sve_add_timeout(pTHX_ CV *cv, int ms, SV *code)
+{
+    sve_border border;
+
+    sve_must_be_registered(aTHX_ cv);
+    code = newSVsv(code);
+    sve_border_open(aTHX_ &border, true);
+    int id = functions()->add_timeout(ms, on_timeout, code, free_code);
+    return finish_add(aTHX_ cv, &border, id, code);
+}
+
+void sve_update(pTHX_ CV *cv, sve_kind kind, int id, int value)
+{
+    sve_border border;
+
+    sve_must_be_registered(aTHX_ cv);
+    if (!sve_bridge_gave(id))
+        sve_cannot(aTHX_ cv, "no id %d was ever given out", id);
+    sve_border_open(aTHX_ &border, false);
+    if (kind == SVE_HANDLE)
+        functions()->update_handle(id, value);
+    else
+        functions()->update_timeout(id, value);
+    sve_border_close(aTHX_ &border);
+}
+
+void sve_remove(pTHX_ CV *cv, sve_kind kind, int id)
+{
+    sve_border border;
+
+    sve_must_be_registered(aTHX_ cv);
+    if (!sve_bridge_has(kind, id))
+        sve_cannot(aTHX_ cv, "no %s with id %d is registered", kind == SVE_HANDLE ? "handle" : "timeout", id);
+    sve_border_open(aTHX_ &border, false);
+    if (kind == SVE_HANDLE)
+        functions()->remove_handle(id);
+    else
+        functions()->remove_timeout(id);
+    sve_border_close(aTHX_ &border);
+}
+
+/* protect() returns an XSUB that carries the code as its magic, which an ithread's clone duplicates. */
+
+static const MGVTBL protect_vtbl = { .svt_free = NULL };
+
+XS(sve_protected_call);
+XS(sve_protected_call)
+{
+    dXSARGS;
+    MAGIC *magic = mg_findext((SV *)cv, PERL_MAGIC_ext, &protect_vtbl);
+    sve_frame frame;
+    SV *error, *result = NULL, **args;
+
+    sve_enter(aTHX_ &frame, false);
+    Newx(args, items + 1, SV *);
+    SAVEFREEPV(args);
+    for (I32 i = 0; i < items; i++)
+        args[i] = SvREFCNT_inc_simple_NN(ST(i));
+    error = sve_eval(aTHX_ magic->mg_obj, GIMME_V, args, items, GIMME_V == G_VOID ? NULL : &result);
+    if (error)
+        sve_park(aTHX_ error, "Exception in a protected callback: ");
+    /* A copy for the caller: ours dies with the frame. */
+    if (result && GIMME_V != G_LIST)
+        result = newSVsv(result);
+    else
+        SvREFCNT_inc(result);
+    sve_leave(aTHX_ &frame);
+
+    SP -= items;
+    if (!result) {
+        if (GIMME_V == G_SCALAR)
+            XPUSHs(&PL_sv_undef);
+    } else {
+        sv_2mortal(result);
+        if (GIMME_V != G_LIST) {
+            XPUSHs(result);
+        } else {
+            AV *list = (AV *)result;
+            EXTEND(SP, AvFILLp(list) + 1);
+            for (SSize_t i = 0; i <= AvFILLp(list); i++)
+                PUSHs(AvARRAY(list)[i]);
+        }
+    }
+    PUTBACK;
+}
+
+SV *sve_protect(pTHX_ SV *code)
+{
+    CV *cv = newXS(NULL, sve_protected_call, __FILE__);
+    SV *copy = newSVsv(code);
+
+    sv_magicext((SV *)cv, copy, PERL_MAGIC_ext, &protect_vtbl, NULL, 0);
+    SvREFCNT_dec(copy);
+    return newRV_noinc((SV *)cv);
+}
+
+void sve_callback_boot(pTHX)
+{
+    MY_CXT_INIT;
+    Zero(&MY_CXT, 1, my_cxt_t);
+}
+
+void sve_callback_clone(pTHX)
+{
+#ifdef USE_ITHREADS
+    MY_CXT_CLONE;
+    Zero(&MY_CXT, 1, my_cxt_t);
+#else
+    PERL_UNUSED_CONTEXT;
+#endif
+}

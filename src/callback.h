@@ -1,0 +1,76 @@
+/* Perl code called from C, and where its exceptions go.
+ *
+ * Every call into Perl is made between sve_enter and sve_leave, which keep $@, $_, $! and
+ * libvirt's last error as they were, and through sve_eval, on a stack of its own: nothing
+ * (die, next, last, return) gets past it into C frames of libvirt. An exception is handed to
+ * sve_park: the innermost border, an XSUB of ours that Perl called, throws it once libvirt's
+ * frames are gone.
+ */
+#ifndef SVE_CALLBACK_H
+#define SVE_CALLBACK_H
+
+#include "sve_perl.h"
+#include "errors.h"
+
+typedef struct {
+    SV *error, *topic;                   /* the caller's $@ and $_ */
+    sve_errors errors;
+    despatch_signals_proc_t signals;     /* the caller's signal hook, where it was replaced */
+} sve_frame;
+
+/* locked: libvirt's locks are held. Then %SIG handlers wait for the caller's own statement to
+ * end, as one that dies would leave the locks behind; and no free function is run meanwhile. */
+void sve_enter(pTHX_ sve_frame *frame, bool locked);
+void sve_leave(pTHX_ sve_frame *frame);
+bool sve_is_locked(pTHX);
+
+/* Calls code (or the method of that name) with references to args that it takes over. Returns NULL,
+ * or the exception. *result, where wanted, lives until sve_leave: a scalar, or for G_LIST an AV. */
+SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result);
+
+/* An XSUB that Perl calls and that calls libvirt. Closing throws what was parked. */
+typedef struct sve_border sve_border;
+struct sve_border {
+    sve_border *outer;
+    SV *error;
+    bool adds;                           /* it is a public add_*: a refusal is its exception */
+};
+void sve_border_open(pTHX_ sve_border *border, bool adds);
+void sve_border_close(pTHX_ sve_border *border);
+
+/* An exception that cannot be thrown here. Where no border takes it, it is a warning
+ * that starts with the prefix. */
+void sve_park(pTHX_ SV *error, const char *prefix);
+
+/* A refused add: the exception of a public add_*, else a warning, made of prefix and error
+ * (NULL: the prefix says it all). */
+void sve_refuse(pTHX_ SV *error, const char *prefix);
+
+/* A warning through Perl's warn, whatever $SIG{__WARN__} does. error may be NULL. */
+void sve_warn(pTHX_ SV *error, const char *prefix);
+
+/* The XSUB behind sve_warn. */
+void sve_warn_now(pTHX_ SV *prefix, SV *error);
+
+/* libvirt's callback of a watch, guarded against running twice at once, and the helper
+ * methods' way to it (NULL: nothing to do); events is of no meaning for timers. */
+void sve_dispatch(pTHX_ sve_watch *watch, int events);
+void sve_run_callback(pTHX_ sve_watch *watch, int events);
+
+/* Runs the free functions that are due: at the end of the caller's statement, or now, for
+ * an XSUB that Perl called, unless libvirt's locks are held. */
+void sve_settle_later(pTHX);
+void sve_settle_now(pTHX);
+
+/* The public functions: Perl code watched through libvirt. */
+int sve_add_handle(pTHX_ CV *cv, int fd, int events, SV *code);
+int sve_add_timeout(pTHX_ CV *cv, int ms, SV *code);
+void sve_update(pTHX_ CV *cv, sve_kind kind, int id, int value);
+void sve_remove(pTHX_ CV *cv, sve_kind kind, int id);
+
+SV *sve_protect(pTHX_ SV *code);
+
+void sve_callback_boot(pTHX);
+void sve_callback_clone(pTHX);
+
+#endif

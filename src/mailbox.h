@@ -1,0 +1,42 @@
+/* Calls from threads that do not own the loop: a queue of the watches they
+ * touched, and an fd that wakes the owner.
+ *
+ * A watch is queued once however many calls are made for it: its `pending`
+ * bits and its `value` say what the calls come to, so the queue needs no memory
+ * and cannot outgrow the watches. That keeps the order of calls per id, which is
+ * all that libvirt relies on.
+ *
+ * Pure C. Everything here is called with the core lock held, except
+ * sve_mailbox_is_empty.
+ */
+#ifndef SVE_MAILBOX_H
+#define SVE_MAILBOX_H
+
+#include "watch.h"
+
+enum { SVE_ADD = 1, SVE_UPDATE = 2, SVE_REMOVE = 4 };
+
+typedef struct {
+    sve_watch *head, *tail;
+    atomic_size_t count;
+    bool has_fd;
+    int read_fd, write_fd;               /* the same one where it is an eventfd */
+} sve_mailbox;
+
+/* Queues the watch, with a reference; true when the mailbox was empty before,
+ * which is when the owner wants waking. */
+bool sve_mailbox_post(sve_mailbox *box, sve_watch *watch, unsigned call);
+
+/* The watch that was queued first, with the reference, or NULL; *calls is what to
+ * carry out, and the watch can be queued anew from here on. */
+sve_watch *sve_mailbox_take(sve_mailbox *box, unsigned *calls);
+
+bool sve_mailbox_is_empty(const sve_mailbox *box);
+
+/* The fd that becomes readable; made by the first call, -1 with errno where it
+ * cannot be had. */
+int sve_mailbox_fd(sve_mailbox *box);
+void sve_mailbox_ring(sve_mailbox *box);
+void sve_mailbox_silence(sve_mailbox *box);
+
+#endif

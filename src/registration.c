@@ -1,0 +1,129 @@
+/* libvirt takes one registration per process, does not tell who made it, and reports
+ * success for those that it ignores (virEventRegisterImpl). So each is preceded by a
+ * probe that finds out who was first. */
+#include "registration.h"
+#include "argument.h"
+#include "callback.h"
+#include "default_loop.h"
+#include "perl_loop.h"
+
+#include <pthread.h>
+
+static struct {
+    sve_registration kind;
+    PerlInterpreter *perl;
+    pthread_t thread;
+} registered;
+
+sve_registration sve_registered(void) { return registered.kind; }
+PerlInterpreter *sve_owner(void) { return registered.perl; }
+
+bool sve_is_owner(sve_loop *loop)
+{
+    (void)loop;
+    return registered.perl && PERL_GET_CONTEXT == registered.perl
+        && pthread_equal(pthread_self(), registered.thread);
+}
+
+void sve_must_be_owner(pTHX_ CV *cv)
+{
+    if (registered.perl && !sve_is_owner(NULL))
+        sve_cannot(aTHX_ cv, "the event loop belongs to another thread");
+}
+
+void sve_must_be_registered(pTHX_ CV *cv)
+{
+    if (!registered.perl)
+        sve_cannot(aTHX_ cv, "no event loop is registered");
+    sve_must_be_owner(aTHX_ cv);
+}
+
+/* From here on libvirt's calls find no loop, and nothing enters the dying interpreter. */
+static void owner_ends(pTHX_ void *unused)
+{
+    PERL_UNUSED_ARG(unused);
+    if (registered.perl != PERL_GET_CONTEXT)
+        return;
+    sve_bridge_abandon();
+    sve_perl_loop_forget();
+    registered.perl = NULL;
+}
+
+static void become_owner(pTHX_ sve_registration kind)
+{
+    registered.kind = kind;
+    registered.thread = pthread_self();
+    registered.perl = PERL_GET_CONTEXT;
+    call_atexit(owner_ends, NULL);
+}
+
+static void must_be_first(pTHX_ CV *cv)
+{
+    if (sve_bridge_probe() == SVE_OTHERS)
+        sve_cannot(aTHX_ cv, "other code in this process has registered an event loop with libvirt already");
+}
+
+static const char *plural(size_t count) { return count == 1 ? "" : "s"; }
+
+/* Another object may take over while nothing is left with the registered one. */
+static void must_be_idle(pTHX_ CV *cv)
+{
+    sve_bridge_deliver();
+    sve_settle_now(aTHX);
+    sve_census census = sve_bridge_census();
+    if (census.running || sve_is_locked(aTHX))
+        sve_cannot(aTHX_ cv, "a callback of the registered event loop, %s, is running", sve_perl_loop_class(aTHX));
+    if (census.handles || census.timers || census.due)
+        sve_cannot(aTHX_ cv, "the registered event loop, %s, still has %d handle%s, %d timeout%s and %d to free",
+                   sve_perl_loop_class(aTHX), (int)census.handles, plural(census.handles),
+                   (int)census.timers, plural(census.timers), (int)census.due);
+}
+
+static void must_have_methods(pTHX_ CV *cv, SV *impl)
+{
+    SV *missing = sve_perl_loop_missing(aTHX_ impl);
+    if (SvCUR(missing))
+        sve_cannot(aTHX_ cv, "%s must provide %" SVf, sv_reftype(SvRV(impl), TRUE), SVfARG(missing));
+}
+
+void sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake)
+{
+    if (!sve_is_impl(aTHX_ impl))
+        sve_cannot(aTHX_ cv, "%s is not an object of a subclass of Sys::Virt::Event or Sys::Virt::EventImpl",
+                   sv_isobject(impl) ? sv_reftype(SvRV(impl), TRUE) : SvOK(impl) ? SvPV_nolen(impl) : "undef");
+    must_have_methods(aTHX_ cv, impl);
+    sve_must_be_owner(aTHX_ cv);
+    if (registered.kind == SVE_DEFAULT)
+        sve_cannot(aTHX_ cv, "register_default was called, and libvirt keeps its own event loop from then on");
+    if (registered.kind == SVE_NONE) {
+        must_be_first(aTHX_ cv);
+        virEventRegisterImpl(sve_bridge_functions.add_handle, sve_bridge_functions.update_handle,
+                             sve_bridge_functions.remove_handle, sve_bridge_functions.add_timeout,
+                             sve_bridge_functions.update_timeout, sve_bridge_functions.remove_timeout);
+        if (sve_bridge_probe() != SVE_US)
+            must_be_first(aTHX_ cv);
+    } else if (registered.perl) {
+        if (SvRV(sve_perl_loop_object(aTHX)) == SvRV(impl))
+            return;
+        must_be_idle(aTHX_ cv);
+    }
+    if (!registered.perl)
+        become_owner(aTHX_ SVE_OBJECT);
+    sve_perl_loop_serve(aTHX_ impl, wake);
+}
+
+void sve_register_default(pTHX_ CV *cv)
+{
+    sve_must_be_owner(aTHX_ cv);
+    if (registered.kind == SVE_DEFAULT && registered.perl)
+        return;
+    if (registered.kind == SVE_OBJECT)
+        sve_cannot(aTHX_ cv, "an object is registered as the event loop, and libvirt takes only one kind");
+    if (registered.kind == SVE_NONE) {
+        must_be_first(aTHX_ cv);
+        if (virEventRegisterDefaultImpl() < 0)
+            sve_cannot(aTHX_ cv, "%s", virGetLastErrorMessage());
+    }
+    become_owner(aTHX_ SVE_DEFAULT);
+    sve_default_loop_serve();
+}

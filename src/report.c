@@ -1,0 +1,60 @@
+#include "report.h"
+#include "argument.h"
+#include "callback.h"
+#include "perl_loop.h"
+#include "registration.h"
+
+static HV *described(pTHX_ sve_watch *watch, double now)
+{
+    HV *hash = newHV();
+    int value = sve_bridge_value(watch);
+
+    hv_stores(hash, "id", newSViv(watch->id));
+    if (watch->kind == SVE_HANDLE) {
+        hv_stores(hash, "kind", newSVpvs("handle"));
+        hv_stores(hash, "fd", newSViv(watch->fd));
+        hv_stores(hash, "events", newSViv(value));
+    } else {
+        hv_stores(hash, "kind", newSVpvs("timeout"));
+        hv_stores(hash, "ms", newSViv(value));
+    }
+    hv_stores(hash, "dispatched", newSVuv(watch->dispatched));
+    hv_stores(hash, "age", newSVnv(now - watch->added));
+    hv_stores(hash, "last_dispatch", watch->dispatched ? newSVnv(now - watch->last) : newSV(0));
+    return hash;
+}
+
+AV *sve_watches(pTHX_ CV *cv)
+{
+    AV *watches = (AV *)sv_2mortal((SV *)newAV());
+    size_t count;
+
+    sve_must_be_owner(aTHX_ cv);
+    sve_bridge_deliver();
+    sve_watch **list = sve_bridge_list(&count);
+    if (!list && count)
+        sve_cannot(aTHX_ cv, "out of memory");
+    double now = sve_now();
+    for (size_t i = 0; i < count; i++)
+        av_push(watches, newRV_noinc((SV *)described(aTHX_ list[i], now)));
+    sve_bridge_list_free(list, count);
+    return watches;
+}
+
+bool sve_is_idle(pTHX_ CV *cv)
+{
+    sve_must_be_owner(aTHX_ cv);
+    sve_bridge_deliver();
+    sve_settle_now(aTHX);
+    sve_census census = sve_bridge_census();
+    return !census.handles && !census.timers && !census.due;
+}
+
+SV *sve_registered_loop(pTHX)
+{
+    if (sve_registered() == SVE_DEFAULT)
+        return newSVpvs("default");
+    if (sve_registered() == SVE_OBJECT && sve_is_owner(NULL))
+        return newSVsv(sve_perl_loop_object(aTHX));
+    return newSV(0);
+}

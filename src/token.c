@@ -1,0 +1,78 @@
+#include "token.h"
+#include "argument.h"
+
+static int forget_watch(pTHX_ SV *sv, MAGIC *magic)
+{
+    PERL_UNUSED_CONTEXT;
+    PERL_UNUSED_ARG(sv);
+    if (magic->mg_ptr)
+        sve_watch_unref((sve_watch *)magic->mg_ptr);
+    magic->mg_ptr = NULL;
+    return 0;
+}
+
+#ifdef USE_ITHREADS
+/* A clone belongs to an interpreter that does not own the loop: it is inert. */
+static int make_inert(pTHX_ MAGIC *magic, CLONE_PARAMS *params)
+{
+    PERL_UNUSED_CONTEXT;
+    PERL_UNUSED_ARG(params);
+    magic->mg_ptr = NULL;
+    return 0;
+}
+#define DUP make_inert
+#else
+#define DUP NULL
+#endif
+
+static const MGVTBL token_vtbl = { .svt_free = forget_watch, .svt_dup = DUP };
+
+SV *sve_token_new(pTHX_ sve_watch *watch)
+{
+    SV *token = newSViv(watch->id);
+    MAGIC *magic;
+
+    SvUPGRADE(token, SVt_PVMG);
+    magic = sv_magicext(token, NULL, PERL_MAGIC_ext, &token_vtbl, (char *)sve_watch_ref(watch), 0);
+    magic->mg_flags |= MGf_DUP;
+    SV *reference = sv_bless(newRV_noinc(token), gv_stashpvs("Sys::Virt::Event::Token", GV_ADD));
+    SvREADONLY_on(token);
+    return reference;
+}
+
+static MAGIC *magic_of(pTHX_ SV *sv)
+{
+    PERL_UNUSED_CONTEXT;
+    return SvROK(sv) && SvTYPE(SvRV(sv)) >= SVt_PVMG
+        ? mg_findext(SvRV(sv), PERL_MAGIC_ext, &token_vtbl) : NULL;
+}
+
+static MAGIC *must_be_token(pTHX_ CV *cv, SV *sv, const char *name)
+{
+    SvGETMAGIC(sv);
+    MAGIC *magic = magic_of(aTHX_ sv);
+    if (!magic)
+        sve_cannot(aTHX_ cv, "%s is not what add_handle or add_timeout was given", name);
+    return magic;
+}
+
+sve_watch *sve_token_watch(pTHX_ CV *cv, SV *first, const char *first_name,
+                           SV *opaque, int kind)
+{
+    MAGIC *magic = must_be_token(aTHX_ cv, first, first_name);
+    MAGIC *other = must_be_token(aTHX_ cv, opaque, "$opaque");
+    sve_watch *watch = (sve_watch *)magic->mg_ptr;
+
+    if (magic->mg_ptr != other->mg_ptr)
+        sve_cannot(aTHX_ cv, "%s and $opaque belong to different watches", first_name);
+    if (watch && kind >= 0 && (int)watch->kind != kind)
+        sve_cannot(aTHX_ cv, "%s belongs to a %s", first_name,
+                   watch->kind == SVE_HANDLE ? "handle" : "timeout");
+    return watch;
+}
+
+bool sve_token_is_wake(pTHX_ SV *token)
+{
+    MAGIC *magic = magic_of(aTHX_ token);
+    return magic && magic->mg_ptr && sve_bridge_is_wake((sve_watch *)magic->mg_ptr);
+}

@@ -1,0 +1,78 @@
+/* What libvirt asked us to watch: one record a watch or timer, and the table
+ * that finds it by id.
+ *
+ * Pure C, no locks of its own: who guards a field is written beside it. "core
+ * lock" is the one lock of bridge.c; "owner" means that only the thread which
+ * owns the loop may look at it.
+ */
+#ifndef SVE_WATCH_H
+#define SVE_WATCH_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <libvirt/libvirt.h>
+
+typedef enum { SVE_HANDLE, SVE_TIMER } sve_kind;
+
+typedef struct sve_watch sve_watch;
+struct sve_watch {
+    /* Fixed when made. */
+    int id;
+    sve_kind kind;
+    int fd;                              /* handles: libvirt's fd, never ours to close */
+    union {
+        virEventHandleCallback handle;
+        virEventTimeoutCallback timer;
+    } cb;
+    void *opaque;
+    virFreeCallback ff;
+    double added;                        /* seconds, monotonic */
+    bool foreign;                        /* added by a thread that does not own the loop */
+    atomic_int refs;
+
+    /* Under the core lock. */
+    int value;                           /* event mask or ms, as last asked for */
+    unsigned pending;                    /* calls of other threads not yet carried out */
+    bool posted;                         /* linked through next_posted */
+    sve_watch *next_posted;
+    sve_watch *next_in_bucket;
+
+    /* Owner. */
+    bool attached;                       /* the loop has it; it may be dispatched */
+    bool warned;                         /* a refusal to dispatch was reported */
+    int running;                         /* callbacks of this watch on the stack */
+    unsigned long dispatched;
+    double last;                         /* when last dispatched; 0: never */
+    void *slot;                          /* the back-end's */
+    sve_watch *next_due;
+};
+
+/* Born with one reference; NULL where memory is out. */
+sve_watch *sve_watch_new(sve_kind kind, int fd, int value, void *opaque, virFreeCallback ff);
+sve_watch *sve_watch_ref(sve_watch *watch);
+void sve_watch_unref(sve_watch *watch);
+
+/* Seconds of a monotonic clock that is cheap and a few ms coarse. */
+double sve_now(void);
+
+/* The table holds no references of its own: its owner counts them. Inserting
+ * cannot fail: short of memory the chains get longer. */
+enum { SVE_TABLE_MIN = 16 };
+
+typedef struct {
+    sve_watch **buckets;
+    size_t size;
+    atomic_size_t count;
+    sve_watch *first[SVE_TABLE_MIN];
+} sve_table;
+
+void sve_table_insert(sve_table *table, sve_watch *watch);
+void sve_table_remove(sve_table *table, sve_watch *watch);
+sve_watch *sve_table_find(const sve_table *table, int id);
+
+/* Every watch, by id, each with a reference for the caller, in an array to be
+ * freed; NULL with *count 0 when there is none, NULL with *count 1 when memory is out. */
+sve_watch **sve_table_list(const sve_table *table, size_t *count);
+
+#endif
