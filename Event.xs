@@ -152,6 +152,8 @@ watches()
     AV *watches;
   PPCODE:
     watches = sve_watches(aTHX_ cv);
+    if (GIMME_V != G_LIST)
+        XSRETURN_IV(AvFILLp(watches) + 1);
     EXTEND(SP, AvFILLp(watches) + 1);
     for (SSize_t i = 0; i <= AvFILLp(watches); i++)
         PUSHs(AvARRAY(watches)[i]);

@@ -61,6 +61,8 @@ static NV number(pTHX_ CV *cv, SV *arg, const char *what)
 
 static int integer(pTHX_ CV *cv, SV *arg, const char *what)
 {
+    if (SvIOK_notUV(arg) && !SvGMAGICAL(arg) && SvIVX(arg) >= INT_MIN && SvIVX(arg) <= INT_MAX)
+        return (int)SvIVX(arg);
     NV value = number(aTHX_ cv, arg, what);
     if (value <= (NV)INT_MIN - 1 || value >= (NV)INT_MAX + 1)
         sve_cannot(aTHX_ cv, "%s %s is out of range", what, shown(aTHX_ arg));
@@ -76,7 +78,7 @@ bool sve_is_impl(pTHX_ SV *sv)
 /* An abstract method whose arguments happen to be as many as the function's. */
 static void refuse_method_call(pTHX_ CV *cv, SV *arg)
 {
-    if (sve_is_impl(aTHX_ arg))
+    if (SvROK(arg) && sve_is_impl(aTHX_ arg))
         Perl_croak(aTHX_ "%s must provide %s", sv_reftype(SvRV(arg), TRUE), GvNAME(CvGV(cv)));
 }
 
@@ -99,7 +101,7 @@ int sve_arg_ms(pTHX_ CV *cv, SV *arg)
     return integer(aTHX_ cv, arg, "interval");
 }
 
-int sve_arg_events(pTHX_ CV *cv, SV *arg)
+int sve_arg_any_events(pTHX_ CV *cv, SV *arg)
 {
     int events = integer(aTHX_ cv, arg, "event mask");
     if (events < 0 || events > 15)

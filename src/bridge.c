@@ -71,11 +71,11 @@ void sve_bridge_trace(bool on) { core.tracing = on; }
 
 static bool is_owner(sve_loop *loop) { return loop && loop->is_owner(loop); }
 
+#define trace(...) do { if (core.tracing) print_trace(__VA_ARGS__); } while (0)
+
 __attribute__((format(printf, 1, 2)))
-static void trace(const char *format, ...)
+static void print_trace(const char *format, ...)
 {
-    if (!core.tracing)
-        return;
     int saved = errno;
     char what[160];
     va_list args;
@@ -131,10 +131,11 @@ static void take_wake_watch(sve_loop *loop)
 
 static bool wants_wake_watch(const sve_loop *loop)
 {
-    if (loop->wake || core.wake_refused || loop->wake_watch == SVE_WAKE_NEVER)
+    if (loop->wake_watch == SVE_WAKE_AUTO
+        ? !(core.foreign_seen || !SINGLE_THREADED) || !atomic_load(&core.table.count)
+        : loop->wake_watch == SVE_WAKE_NEVER)
         return false;
-    return loop->wake_watch == SVE_WAKE_ALWAYS
-        || (atomic_load(&core.table.count) && (core.foreign_seen || !SINGLE_THREADED));
+    return !loop->wake && !core.wake_refused;
 }
 
 static void tend_wake_watch(sve_loop *loop)
@@ -202,7 +203,7 @@ static void empty_mailbox(sve_loop *loop)
     }
 }
 
-/* Every entry of the owner begins and ends with these two. */
+/* Every call of libvirt begins and ends with these two. */
 static sve_loop *enter(void)
 {
     sve_loop *loop = core.loop;
@@ -392,24 +393,24 @@ sve_registrant sve_bridge_probe(void)
 
 sve_verdict sve_bridge_begin(sve_watch *watch)
 {
-    sve_bridge_deliver();
+    sve_loop *loop = core.loop;
+
+    if (!sve_mailbox_is_empty(&core.mailbox))
+        empty_mailbox(loop);
+    tend_wake_watch(loop);
     if (!watch->attached)
         return SVE_GONE;
     if (watch->running)
         return SVE_BUSY;
-    sve_watch_ref(watch);
-    watch->running++;
-    watch->dispatched++;
-    watch->last = sve_now();
+    sve_watch_begin(watch);
     core.running++;
     return SVE_GO;
 }
 
 void sve_bridge_end(sve_watch *watch)
 {
-    watch->running--;
+    sve_watch_end(watch);
     core.running--;
-    sve_watch_unref(watch);
     sve_loop *loop = core.loop;
     if (core.due && loop)
         loop->later(loop);

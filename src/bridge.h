@@ -8,6 +8,8 @@
 
 #include "loop.h"
 
+#pragma GCC visibility push(hidden)
+
 typedef struct {
     virEventAddHandleFunc add_handle;
     virEventUpdateHandleFunc update_handle;
@@ -65,5 +67,7 @@ typedef enum { SVE_NOBODY, SVE_US, SVE_OTHERS } sve_registrant;
 sve_registrant sve_bridge_probe(void);
 
 void sve_bridge_trace(bool on);
+
+#pragma GCC visibility pop
 
 #endif

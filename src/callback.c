@@ -7,32 +7,51 @@ typedef struct {
     sve_border *border;                  /* the innermost */
     int locked;                          /* calls under libvirt's locks on the stack */
     bool settling_later;
-    SV *spare_error, *spare_topic;       /* recycled by sve_enter */
+    SV *spare_error;                     /* recycled by open_frame */
+    SV *spare_number[SVE_NUMBERS];       /* recycled by sve_number */
 } my_cxt_t;
 START_MY_CXT
 
-#ifndef G_LIST
-#define G_LIST G_ARRAY
-#endif
-
 /* Entering and leaving. */
 
-static SV *take_spare(pTHX_ SV **spare)
+/* What was lent to Perl code is lent again only if it is as plain as it was, and nobody else holds it. */
+
+static SV *take_error(pTHX_ my_cxt_t *cxt)
 {
-    SV *sv = *spare;
-    *spare = NULL;
-    return sv ? sv : newSV_type(SVt_PV);
+    SV *sv = cxt->spare_error;
+    cxt->spare_error = NULL;
+    return sv ? sv : newSVpvs("");
 }
 
-static void give_spare(pTHX_ SV **spare, SV *sv)
+static void give_error(pTHX_ my_cxt_t *cxt, SV *sv)
 {
-    if (*spare || !sv || SvREFCNT(sv) != 1 || SvTYPE(sv) != SVt_PV || SvREADONLY(sv) || SvROK(sv)
-        || SvLEN(sv) > 256) {
+    if (!cxt->spare_error && sv && SvREFCNT(sv) == 1 && SvFLAGS(sv) == (SVt_PV | SVf_POK | SVp_POK)
+        && SvCUR(sv) == 0)
+        cxt->spare_error = sv;
+    else
         SvREFCNT_dec(sv);
-        return;
-    }
-    SvOK_off(sv);
-    *spare = sv;
+}
+
+static void give_number(pTHX_ SV **spare, SV *sv)
+{
+    if (!*spare && SvREFCNT(sv) == 1 && SvFLAGS(sv) == (SVt_IV | SVf_IOK | SVp_IOK))
+        *spare = sv;
+    else
+        SvREFCNT_dec(sv);
+}
+
+SV *sve_number(pTHX_ sve_frame *frame, int value)
+{
+    dMY_CXT;
+    SV **spare = &MY_CXT.spare_number[frame->number_count];
+    SV *sv = *spare;
+
+    *spare = NULL;
+    if (sv)
+        SvIV_set(sv, value);
+    else
+        sv = newSViv(value);
+    return frame->numbers[frame->number_count++] = sv;
 }
 
 static void no_signals(pTHX) { PERL_UNUSED_CONTEXT; }
@@ -41,12 +60,14 @@ static void put_back(pTHX_ void *pointer)
 {
     dMY_CXT;
     sve_frame *frame = pointer;
-
     SV *error = GvSV(PL_errgv), *topic = GvSV(PL_defgv);
     GvSV(PL_errgv) = frame->error;
     GvSV(PL_defgv) = frame->topic;
-    give_spare(aTHX_ &MY_CXT.spare_error, error);
-    give_spare(aTHX_ &MY_CXT.spare_topic, topic);
+    PL_tmps_floor = frame->temporaries;
+    give_error(aTHX_ &MY_CXT, error);
+    SvREFCNT_dec(topic);
+    for (int i = 0; i < frame->number_count; i++)
+        give_number(aTHX_ &MY_CXT.spare_number[i], frame->numbers[i]);
     if (frame->signals) {
         PL_signalhook = frame->signals;
         MY_CXT.locked--;
@@ -54,31 +75,37 @@ static void put_back(pTHX_ void *pointer)
     sve_errors_put_back(&frame->errors);
 }
 
-void sve_enter(pTHX_ sve_frame *frame, bool locked)
+/* What ENTER and SAVETMPS do, with fewer entries on the savestack: every dispatch comes here. */
+static void open_frame(pTHX_ my_cxt_t *cxt, sve_frame *frame, bool locked, DESTRUCTORFUNC_t destructor)
 {
-    dMY_CXT;
-
-    ENTER;
+    frame->scope = PL_savestack_ix;
+    frame->temporaries = PL_tmps_floor;
+    PL_tmps_floor = PL_tmps_ix;
     sve_errors_put_aside(&frame->errors);
     frame->error = GvSV(PL_errgv);
-    GvSV(PL_errgv) = take_spare(aTHX_ &MY_CXT.spare_error);
+    GvSV(PL_errgv) = take_error(aTHX_ cxt);
     frame->topic = GvSV(PL_defgv);
-    GvSV(PL_defgv) = take_spare(aTHX_ &MY_CXT.spare_topic);
+    GvSV(PL_defgv) = NULL;               /* perl makes one where it is used */
+    frame->number_count = 0;
     frame->signals = NULL;
     if (locked) {
         frame->signals = PL_signalhook;
         PL_signalhook = no_signals;
-        MY_CXT.locked++;
+        cxt->locked++;
     }
-    SAVEDESTRUCTOR_X(put_back, frame);
-    SAVETMPS;
+    SAVEDESTRUCTOR_X(destructor, frame);
+}
+
+void sve_enter(pTHX_ sve_frame *frame, bool locked)
+{
+    dMY_CXT;
+    open_frame(aTHX_ &MY_CXT, frame, locked, put_back);
 }
 
 void sve_leave(pTHX_ sve_frame *frame)
 {
-    PERL_UNUSED_ARG(frame);
     FREETMPS;
-    LEAVE;
+    LEAVE_SCOPE(frame->scope);
 }
 
 bool sve_is_locked(pTHX)
@@ -111,7 +138,7 @@ SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result)
     PUSHMARK(SP);
     EXTEND(SP, count);
     for (I32 i = 0; i < count; i++)
-        PUSHs(sv_2mortal(args[i]));
+        PUSHs(args[i]);
     PUTBACK;
     I32 returned = call_sv(code, flags | G_EVAL);
     SPAGAIN;
@@ -135,6 +162,9 @@ static void leave_border(pTHX_ void *pointer)
     sve_border *border = pointer;
 
     MY_CXT.border = border->outer;
+    if (border->running)
+        sve_bridge_end(border->running);
+    put_back(aTHX_ &border->frame);
     /* Still there: something else is unwinding the stack, so the caller hears of that instead. */
     if (border->error) {
         sve_warn(aTHX_ border->error, "");
@@ -148,10 +178,10 @@ void sve_border_open(pTHX_ sve_border *border, bool adds)
 
     border->outer = MY_CXT.border;
     border->error = NULL;
+    border->running = NULL;
     border->adds = adds;
-    ENTER;
+    open_frame(aTHX_ &MY_CXT, &border->frame, false, leave_border);
     MY_CXT.border = border;
-    SAVEDESTRUCTOR_X(leave_border, border);
 }
 
 void sve_border_close(pTHX_ sve_border *border)
@@ -159,7 +189,7 @@ void sve_border_close(pTHX_ sve_border *border)
     SV *error = border->error;
 
     border->error = NULL;
-    LEAVE;
+    sve_leave(aTHX_ &border->frame);
     if (!error)
         return;
     /* $SIG{__DIE__} has seen it where it was thrown first. */
@@ -184,8 +214,8 @@ void sve_warn(pTHX_ SV *error, const char *prefix)
     if (PL_dirty)
         return;
     sve_enter(aTHX_ &frame, true);
-    args[0] = newSVpv(prefix, 0);
-    args[1] = error ? newSVsv(error) : newSV(0);
+    args[0] = sv_2mortal(newSVpv(prefix, 0));
+    args[1] = error ? sv_mortalcopy(error) : &PL_sv_undef;
     died = sve_eval(aTHX_ (SV *)get_cv("Sys::Virt::Event::_warn", 0), G_VOID, args, 2, NULL);
     if (died && MY_CXT.border && !MY_CXT.border->error)
         MY_CXT.border->error = newSVsv(died);
@@ -218,6 +248,17 @@ void sve_refuse(pTHX_ SV *error, const char *prefix)
 
 /* Dispatch. */
 
+static bool may_run(pTHX_ sve_watch *watch)
+{
+    sve_verdict verdict = sve_bridge_begin(watch);
+
+    if (verdict == SVE_BUSY && !watch->warned) {
+        watch->warned = true;
+        sve_warn(aTHX_ NULL, "Cannot run callback: it is running already (a loop was run inside it)");
+    }
+    return verdict == SVE_GO;
+}
+
 static void end_dispatch(pTHX_ void *watch)
 {
     PERL_UNUSED_CONTEXT;
@@ -226,22 +267,12 @@ static void end_dispatch(pTHX_ void *watch)
 
 void sve_dispatch(pTHX_ sve_watch *watch, int events)
 {
-    switch (sve_bridge_begin(watch)) {
-    case SVE_GO:
-        ENTER;
-        SAVEDESTRUCTOR_X(end_dispatch, watch);
-        sve_bridge_call(watch, events);
-        LEAVE;
-        break;
-    case SVE_BUSY:
-        if (!watch->warned) {
-            watch->warned = true;
-            sve_warn(aTHX_ NULL, "Cannot run callback: it is running already (a loop was run inside it)");
-        }
-        break;
-    case SVE_GONE:
-        break;
-    }
+    if (!may_run(aTHX_ watch))
+        return;
+    ENTER;
+    SAVEDESTRUCTOR_X(end_dispatch, watch);
+    sve_bridge_call(watch, events);
+    LEAVE;
 }
 
 void sve_run_callback(pTHX_ sve_watch *watch, int events)
@@ -251,7 +282,10 @@ void sve_run_callback(pTHX_ sve_watch *watch, int events)
     if (!watch)
         return;
     sve_border_open(aTHX_ &border, false);
-    sve_dispatch(aTHX_ watch, events);
+    if (may_run(aTHX_ watch)) {
+        border.running = watch;
+        sve_bridge_call(watch, events);
+    }
     sve_border_close(aTHX_ &border);
 }
 
@@ -296,20 +330,30 @@ void sve_settle_later(pTHX)
 
 /* Perl code that a program watches with. The opaque that libvirt keeps is the code. */
 
+static void call_in(pTHX_ sve_frame *frame, SV *code, const int *numbers, I32 count)
+{
+    for (I32 i = 0; i < count; i++)
+        sve_number(aTHX_ frame, numbers[i]);
+    SV *error = sve_eval(aTHX_ code, G_VOID, frame->numbers, count, NULL);
+    if (error)
+        sve_park(aTHX_ error, "Exception in an event callback: ");
+}
+
 static void call_back(SV *code, const int *numbers, I32 count)
 {
     dTHXa(sve_owner());
+    dMY_CXT;
+    sve_border *border = MY_CXT.border;
     sve_frame frame;
-    SV *args[3], *error;
 
     if (PL_dirty)
         return;
+    if (border && border->running && border->running->opaque == code) {
+        call_in(aTHX_ &border->frame, code, numbers, count);
+        return;
+    }
     sve_enter(aTHX_ &frame, false);
-    for (I32 i = 0; i < count; i++)
-        args[i] = newSViv(numbers[i]);
-    error = sve_eval(aTHX_ code, G_VOID, args, count, NULL);
-    if (error)
-        sve_park(aTHX_ error, "Exception in an event callback: ");
+    call_in(aTHX_ &frame, code, numbers, count);
     sve_leave(aTHX_ &frame);
 }
 
@@ -342,7 +386,7 @@ static const sve_functions *functions(void)
 static int finish_add(pTHX_ CV *cv, sve_border *border, int id, SV *code)
 {
     if (id > 0) {
-        LEAVE;                           /* what else went wrong meanwhile is a warning */
+        sve_leave(aTHX_ &border->frame); /* what else went wrong meanwhile is a warning */
         return id;
     }
     SvREFCNT_dec(code);
@@ -406,8 +450,7 @@ void sve_remove(pTHX_ CV *cv, sve_kind kind, int id)
 
 static const MGVTBL protect_vtbl = { .svt_free = NULL };
 
-XS(sve_protected_call);
-XS(sve_protected_call)
+XS_INTERNAL(sve_protected_call)
 {
     dXSARGS;
     MAGIC *magic = mg_findext((SV *)cv, PERL_MAGIC_ext, &protect_vtbl);
@@ -415,10 +458,10 @@ XS(sve_protected_call)
     SV *error, *result = NULL, **args;
 
     sve_enter(aTHX_ &frame, false);
+    /* A copy of the list: a callee that grows the stack may move it. */
     Newx(args, items + 1, SV *);
     SAVEFREEPV(args);
-    for (I32 i = 0; i < items; i++)
-        args[i] = SvREFCNT_inc_simple_NN(ST(i));
+    Copy(&ST(0), args, items, SV *);
     error = sve_eval(aTHX_ magic->mg_obj, GIMME_V, args, items, GIMME_V == G_VOID ? NULL : &result);
     if (error)
         sve_park(aTHX_ error, "Exception in a protected callback: ");

@@ -12,10 +12,18 @@
 #include "sve_perl.h"
 #include "errors.h"
 
+#pragma GCC visibility push(hidden)
+
+enum { SVE_NUMBERS = 3 };
+
 typedef struct {
+    I32 scope;                           /* the savestack and the temporaries of the caller */
+    SSize_t temporaries;
     SV *error, *topic;                   /* the caller's $@ and $_ */
     sve_errors errors;
     despatch_signals_proc_t signals;     /* the caller's signal hook, where it was replaced */
+    SV *numbers[SVE_NUMBERS];
+    int number_count;
 } sve_frame;
 
 /* locked: libvirt's locks are held. Then %SIG handlers wait for the caller's own statement to
@@ -24,15 +32,21 @@ void sve_enter(pTHX_ sve_frame *frame, bool locked);
 void sve_leave(pTHX_ sve_frame *frame);
 bool sve_is_locked(pTHX);
 
-/* Calls code (or the method of that name) with references to args that it takes over. Returns NULL,
- * or the exception. *result, where wanted, lives until sve_leave: a scalar, or for G_LIST an AV. */
+/* An argument for sve_eval that lives until sve_leave; at most SVE_NUMBERS a frame. */
+SV *sve_number(pTHX_ sve_frame *frame, int value);
+
+/* Calls code, or the method of that name. Returns NULL, or the exception. *result, where wanted,
+ * lives until sve_leave: a scalar, or for G_LIST an AV. */
 SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result);
 
-/* An XSUB that Perl calls and that calls libvirt. Closing throws what was parked. */
+/* An XSUB that Perl calls and that calls libvirt. Closing throws what was parked. It is a frame, too:
+ * Perl code that is called straight from it needs none of its own. */
 typedef struct sve_border sve_border;
 struct sve_border {
+    sve_frame frame;                     /* must be first */
     sve_border *outer;
     SV *error;
+    sve_watch *running;                  /* whose callback ends with the border */
     bool adds;                           /* it is a public add_*: a refusal is its exception */
 };
 void sve_border_open(pTHX_ sve_border *border, bool adds);
@@ -52,8 +66,8 @@ void sve_warn(pTHX_ SV *error, const char *prefix);
 /* The XSUB behind sve_warn. */
 void sve_warn_now(pTHX_ SV *prefix, SV *error);
 
-/* libvirt's callback of a watch, guarded against running twice at once, and the helper
- * methods' way to it (NULL: nothing to do); events is of no meaning for timers. */
+/* libvirt's callback of a watch, guarded against running twice at once; the second, for the helper
+ * methods, with a border around it (NULL: nothing to do). events is of no meaning for timers. */
 void sve_dispatch(pTHX_ sve_watch *watch, int events);
 void sve_run_callback(pTHX_ sve_watch *watch, int events);
 
@@ -72,5 +86,7 @@ SV *sve_protect(pTHX_ SV *code);
 
 void sve_callback_boot(pTHX);
 void sve_callback_clone(pTHX);
+
+#pragma GCC visibility pop
 
 #endif

@@ -5,9 +5,13 @@
 
 #include "sve_perl.h"
 
+#pragma GCC visibility push(hidden)
+
 void sve_default_loop_serve(void);
 
 /* One iteration of at most so many seconds; negative: until something happens. */
 void sve_default_loop_run(pTHX_ CV *cv, NV max_seconds);
+
+#pragma GCC visibility pop
 
 #endif

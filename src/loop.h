@@ -7,6 +7,8 @@
 
 #include "watch.h"
 
+#pragma GCC visibility push(hidden)
+
 typedef enum { SVE_WAKE_AUTO, SVE_WAKE_NEVER, SVE_WAKE_ALWAYS } sve_wake_policy;
 
 typedef struct sve_loop sve_loop;
@@ -31,5 +33,7 @@ struct sve_loop {
     /* Call sve_bridge_settle soon, from a clean stack. */
     void (*later)(sve_loop *loop);
 };
+
+#pragma GCC visibility pop
 
 #endif

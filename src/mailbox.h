@@ -14,6 +14,8 @@
 
 #include "watch.h"
 
+#pragma GCC visibility push(hidden)
+
 enum { SVE_ADD = 1, SVE_UPDATE = 2, SVE_REMOVE = 4 };
 
 typedef struct {
@@ -38,5 +40,7 @@ bool sve_mailbox_is_empty(const sve_mailbox *box);
 int sve_mailbox_fd(sve_mailbox *box);
 void sve_mailbox_ring(sve_mailbox *box);
 void sve_mailbox_silence(sve_mailbox *box);
+
+#pragma GCC visibility pop
 
 #endif

@@ -18,10 +18,9 @@ static struct {
     SV *methods[3][2];                   /* the names */
 } object;
 
-/* The arguments' references are taken over. */
 static SV *call_method_of(pTHX_ sve_watch *watch, int which, SV **args, I32 count, SV **result)
 {
-    args[0] = SvREFCNT_inc_simple_NN(object.impl);
+    args[0] = object.impl;
     return sve_eval(aTHX_ object.methods[which][watch->kind],
                     G_METHOD | (result ? G_SCALAR : G_VOID), args, count, result);
 }
@@ -56,7 +55,7 @@ static bool attach(sve_loop *loop, sve_watch *watch, int value)
 {
     dTHXa(sve_owner());
     sve_frame frame;
-    SV *args[6], *key = NULL, *error;
+    SV *args[6], *token, *key = NULL, *error;
     I32 count = 1;
     PERL_UNUSED_ARG(loop);
 
@@ -64,13 +63,11 @@ static bool attach(sve_loop *loop, sve_watch *watch, int value)
         return false;
     sve_enter(aTHX_ &frame, true);
     if (watch->kind == SVE_HANDLE)
-        args[count++] = newSViv(watch->fd);
-    args[count++] = newSViv(value);
-    args[count++] = sve_token_new(aTHX_ watch);
-    args[count] = newSVsv(args[count - 1]);
-    count++;
-    args[count] = newSVsv(args[count - 1]);
-    count++;
+        args[count++] = sve_number(aTHX_ &frame, watch->fd);
+    args[count++] = sve_number(aTHX_ &frame, value);
+    args[count++] = token = sv_2mortal(sve_token_new(aTHX_ watch));
+    args[count++] = sv_mortalcopy(token);
+    args[count++] = sv_mortalcopy(token);
     error = call_method_of(aTHX_ watch, ADD, args, count, &key);
     const char *refused = refusal(aTHX_ watch, error, key);
     if (!refused) {
@@ -95,8 +92,8 @@ static void update(sve_loop *loop, sve_watch *watch, int value)
     if (PL_dirty)
         return;
     sve_enter(aTHX_ &frame, true);
-    args[1] = SvREFCNT_inc_simple_NN((SV *)watch->slot);
-    args[2] = newSViv(value);
+    args[1] = sv_2mortal(SvREFCNT_inc_simple_NN((SV *)watch->slot));
+    args[2] = sve_number(aTHX_ &frame, value);
     error = call_method_of(aTHX_ watch, UPDATE, args, 3, NULL);
     if (error)
         sve_park(aTHX_ error, failure(aTHX_ watch, UPDATE, "died: "));
@@ -114,7 +111,7 @@ static void detach(sve_loop *loop, sve_watch *watch)
         return;
     sve_enter(aTHX_ &frame, true);
     /* The frame releases the key: what its release runs is under libvirt's locks, too. */
-    args[1] = watch->slot;
+    args[1] = sv_2mortal(watch->slot);
     watch->slot = NULL;
     error = call_method_of(aTHX_ watch, REMOVE, args, 2, &result);
     if (error)

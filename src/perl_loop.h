@@ -4,6 +4,8 @@
 
 #include "sve_perl.h"
 
+#pragma GCC visibility push(hidden)
+
 /* The names of those of the six methods that the object's class has no code of its own for. */
 SV *sve_perl_loop_missing(pTHX_ SV *impl);
 
@@ -19,5 +21,7 @@ void sve_perl_loop_forget(void);
 
 SV *sve_perl_loop_object(pTHX);
 const char *sve_perl_loop_class(pTHX);
+
+#pragma GCC visibility pop
 
 #endif

@@ -4,6 +4,8 @@
 
 #include "sve_perl.h"
 
+#pragma GCC visibility push(hidden)
+
 typedef enum { SVE_NONE, SVE_OBJECT, SVE_DEFAULT } sve_registration;
 
 sve_registration sve_registered(void);
@@ -21,5 +23,7 @@ void sve_must_be_owner(pTHX_ CV *cv);
 
 void sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake);
 void sve_register_default(pTHX_ CV *cv);
+
+#pragma GCC visibility pop
 
 #endif

@@ -4,7 +4,12 @@
 #include "perl_loop.h"
 #include "registration.h"
 
-static HV *described(pTHX_ sve_watch *watch, double now)
+static SV *seconds(pTHX_ long long nanoseconds)
+{
+    return newSVnv((NV)nanoseconds / 1e9);
+}
+
+static HV *described(pTHX_ sve_watch *watch, long long now)
 {
     HV *hash = newHV();
     int value = sve_bridge_value(watch);
@@ -19,8 +24,8 @@ static HV *described(pTHX_ sve_watch *watch, double now)
         hv_stores(hash, "ms", newSViv(value));
     }
     hv_stores(hash, "dispatched", newSVuv(watch->dispatched));
-    hv_stores(hash, "age", newSVnv(now - watch->added));
-    hv_stores(hash, "last_dispatch", watch->dispatched ? newSVnv(now - watch->last) : newSV(0));
+    hv_stores(hash, "age", seconds(aTHX_ now - watch->added));
+    hv_stores(hash, "last_dispatch", watch->dispatched ? seconds(aTHX_ now - watch->last) : newSV(0));
     return hash;
 }
 
@@ -34,7 +39,7 @@ AV *sve_watches(pTHX_ CV *cv)
     sve_watch **list = sve_bridge_list(&count);
     if (!list && count)
         sve_cannot(aTHX_ cv, "out of memory");
-    double now = sve_now();
+    long long now = sve_now();
     for (size_t i = 0; i < count; i++)
         av_push(watches, newRV_noinc((SV *)described(aTHX_ list[i], now)));
     sve_bridge_list_free(list, count);

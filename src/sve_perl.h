@@ -9,4 +9,8 @@
 
 #include "bridge.h"
 
+#ifndef G_LIST
+#define G_LIST G_ARRAY
+#endif
+
 #endif

@@ -40,30 +40,33 @@ SV *sve_token_new(pTHX_ sve_watch *watch)
     return reference;
 }
 
-static MAGIC *magic_of(pTHX_ SV *sv)
+static inline MAGIC *magic_of(pTHX_ SV *sv)
 {
     PERL_UNUSED_CONTEXT;
-    return SvROK(sv) && SvTYPE(SvRV(sv)) >= SVt_PVMG
-        ? mg_findext(SvRV(sv), PERL_MAGIC_ext, &token_vtbl) : NULL;
+    if (!SvROK(sv) || SvTYPE(SvRV(sv)) < SVt_PVMG)
+        return NULL;
+    MAGIC *magic = SvMAGIC(SvRV(sv));
+    while (magic && magic->mg_virtual != &token_vtbl)
+        magic = magic->mg_moremagic;
+    return magic;
 }
 
-static MAGIC *must_be_token(pTHX_ CV *cv, SV *sv, const char *name)
+static sve_watch *must_be_token(pTHX_ CV *cv, SV *sv, const char *name)
 {
     SvGETMAGIC(sv);
     MAGIC *magic = magic_of(aTHX_ sv);
     if (!magic)
         sve_cannot(aTHX_ cv, "%s is not what add_handle or add_timeout was given", name);
-    return magic;
+    return (sve_watch *)magic->mg_ptr;
 }
 
 sve_watch *sve_token_watch(pTHX_ CV *cv, SV *first, const char *first_name,
                            SV *opaque, int kind)
 {
-    MAGIC *magic = must_be_token(aTHX_ cv, first, first_name);
-    MAGIC *other = must_be_token(aTHX_ cv, opaque, "$opaque");
-    sve_watch *watch = (sve_watch *)magic->mg_ptr;
+    sve_watch *watch = must_be_token(aTHX_ cv, first, first_name);
 
-    if (magic->mg_ptr != other->mg_ptr)
+    if (!(SvROK(opaque) && SvRV(opaque) == SvRV(first))
+        && watch != must_be_token(aTHX_ cv, opaque, "$opaque"))
         sve_cannot(aTHX_ cv, "%s and $opaque belong to different watches", first_name);
     if (watch && kind >= 0 && (int)watch->kind != kind)
         sve_cannot(aTHX_ cv, "%s belongs to a %s", first_name,

@@ -5,6 +5,8 @@
 
 #include "sve_perl.h"
 
+#pragma GCC visibility push(hidden)
+
 /* A new reference to a new token. */
 SV *sve_token_new(pTHX_ sve_watch *watch);
 
@@ -14,5 +16,7 @@ sve_watch *sve_token_watch(pTHX_ CV *cv, SV *first, const char *first_name,
                            SV *opaque, int kind);
 
 bool sve_token_is_wake(pTHX_ SV *token);
+
+#pragma GCC visibility pop
 
 #endif

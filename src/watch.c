@@ -14,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-double sve_now(void)
+long long sve_now(void)
 {
     struct timespec now;
 #ifdef CLOCK_MONOTONIC_COARSE
@@ -22,7 +22,7 @@ double sve_now(void)
 #else
     clock_gettime(CLOCK_MONOTONIC, &now);
 #endif
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
 sve_watch *sve_watch_new(sve_kind kind, int fd, int value, void *opaque, virFreeCallback ff)
@@ -48,7 +48,20 @@ sve_watch *sve_watch_ref(sve_watch *watch)
 
 void sve_watch_unref(sve_watch *watch)
 {
-    if (atomic_fetch_sub_explicit(&watch->refs, 1, memory_order_acq_rel) == 1)
+    if (atomic_fetch_sub_explicit(&watch->refs, 1, memory_order_acq_rel) == 1 && !watch->running)
+        free(watch);
+}
+
+void sve_watch_begin(sve_watch *watch)
+{
+    watch->running++;
+    watch->dispatched++;
+    watch->last = sve_now();
+}
+
+void sve_watch_end(sve_watch *watch)
+{
+    if (--watch->running == 0 && atomic_load_explicit(&watch->refs, memory_order_acquire) == 0)
         free(watch);
 }
 

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <libvirt/libvirt.h>
 
+#pragma GCC visibility push(hidden)
+
 typedef enum { SVE_HANDLE, SVE_TIMER } sve_kind;
 
 typedef struct sve_watch sve_watch;
@@ -27,7 +29,7 @@ struct sve_watch {
     } cb;
     void *opaque;
     virFreeCallback ff;
-    double added;                        /* seconds, monotonic */
+    long long added;                     /* sve_now */
     bool foreign;                        /* added by a thread that does not own the loop */
     atomic_int refs;
 
@@ -41,9 +43,9 @@ struct sve_watch {
     /* Owner. */
     bool attached;                       /* the loop has it; it may be dispatched */
     bool warned;                         /* a refusal to dispatch was reported */
-    int running;                         /* callbacks of this watch on the stack */
+    int running;                         /* callbacks of this watch on the stack: they hold it, too */
     unsigned long dispatched;
-    double last;                         /* when last dispatched; 0: never */
+    long long last;                      /* sve_now, when last dispatched */
     void *slot;                          /* the back-end's */
     sve_watch *next_due;
 };
@@ -53,8 +55,12 @@ sve_watch *sve_watch_new(sve_kind kind, int fd, int value, void *opaque, virFree
 sve_watch *sve_watch_ref(sve_watch *watch);
 void sve_watch_unref(sve_watch *watch);
 
-/* Seconds of a monotonic clock that is cheap and a few ms coarse. */
-double sve_now(void);
+/* Before and after its callback; cheaper than a reference. */
+void sve_watch_begin(sve_watch *watch);
+void sve_watch_end(sve_watch *watch);
+
+/* Nanoseconds of a monotonic clock that is cheap and a few ms coarse. */
+long long sve_now(void);
 
 /* The table holds no references of its own: its owner counts them. Inserting
  * cannot fail: short of memory the chains get longer. */
@@ -74,5 +80,7 @@ sve_watch *sve_table_find(const sve_table *table, int id);
 /* Every watch, by id, each with a reference for the caller, in an array to be
  * freed; NULL with *count 0 when there is none, NULL with *count 1 when memory is out. */
 sve_watch **sve_table_list(const sve_table *table, size_t *count);
+
+#pragma GCC visibility pop
 
 #endif

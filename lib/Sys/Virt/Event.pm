@@ -41,7 +41,8 @@ sub _now { defined $CLOCK ? Time::HiRes::clock_gettime($CLOCK) : Time::HiRes::ti
 sub drain {
     my ($seconds) = @_;
     my $loop = registered() // _cannot_drain('no event loop is registered');
-    my $run = !ref $loop           ? sub { run_default($_[0]) }
+    # With the ampersand: where Sys::Virt was first, perl compiles this with its prototypes.
+    my $run = !ref $loop         ? sub { &run_default }
         : $loop->can('run_for')  ? sub { $loop->run_for($_[0]) }
         : $loop->can('run_once') ? sub { $loop->run_once($_[0]) }
         :   _cannot_drain(ref($loop) . ' has neither run_for nor run_once');
