@@ -20,15 +20,16 @@ our $eventimpl;
 
 # Sys::Virt's shared object has functions of our names. It comes first, so that ours replace
 # them and not the reverse. A program may do without Sys::Virt, but not with a broken one.
-if (!eval { require Sys::Virt; 1 }) {
-    die $@ if $@ !~ m{\ACan't locate Sys/Virt\.pm in };
+{
+    local ($@, $SIG{__DIE__});
+    eval { require Sys::Virt; 1 } or $@ =~ m{\ACan't locate Sys/Virt\.pm in } or die $@;
 }
 {
+    local ($@, $SIG{__DIE__});
     local $^W = 0;
     eval { XSLoader::load(__PACKAGE__, $VERSION); 1 } or do {
-        my $reason = $@;
-        die $reason if $reason !~ /object version/;
-        die "$reason$INC{'Sys/Virt/Event.pm'} and its shared object come from different"
+        die $@ if $@ !~ /object version/;
+        die "$@$INC{'Sys/Virt/Event.pm'} and its shared object come from different"
             . " distributions or versions: install Sys-Virt-Event again\n";
     };
 }

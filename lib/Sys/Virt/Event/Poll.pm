@@ -11,6 +11,11 @@ use Sys::Virt::Event ();
 
 our @ISA = ('Sys::Virt::EventImpl');
 
+# Both distributions have a file of that name.
+defined &Sys::Virt::Event::watches
+    or die "$INC{'Sys/Virt/Event.pm'} is the file of Sys::Virt, installed over the one of"
+    . " Sys-Virt-Event: install Sys-Virt-Event again\n";
+
 # Bits of libvirt's event masks.
 use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
 
