@@ -63,7 +63,11 @@ static void must_be_first(pTHX_ CV *cv)
         sve_cannot(aTHX_ cv, "other code in this process has registered an event loop with libvirt already");
 }
 
-static const char *plural(size_t count) { return count == 1 ? "" : "s"; }
+static void count(pTHX_ SV *text, size_t number, const char *noun)
+{
+    if (number)
+        sv_catpvf(text, "%s%d %s%s", SvCUR(text) ? ", " : "", (int)number, noun, number == 1 ? "" : "s");
+}
 
 /* Another object may take over while nothing is left with the registered one. */
 static void must_be_idle(pTHX_ CV *cv)
@@ -71,12 +75,15 @@ static void must_be_idle(pTHX_ CV *cv)
     sve_bridge_deliver();
     sve_settle_now(aTHX);
     sve_census census = sve_bridge_census();
+    SV *left = sv_2mortal(newSVpvs(""));
+
     if (census.running || sve_is_locked(aTHX))
         sve_cannot(aTHX_ cv, "a callback of the registered event loop, %s, is running", sve_perl_loop_class(aTHX));
-    if (census.handles || census.timers || census.due)
-        sve_cannot(aTHX_ cv, "the registered event loop, %s, still has %d handle%s, %d timeout%s and %d to free",
-                   sve_perl_loop_class(aTHX), (int)census.handles, plural(census.handles),
-                   (int)census.timers, plural(census.timers), (int)census.due);
+    count(aTHX_ left, census.handles, "handle");
+    count(aTHX_ left, census.timers, "timeout");
+    count(aTHX_ left, census.due, "outstanding free function");
+    if (SvCUR(left))
+        sve_cannot(aTHX_ cv, "the registered event loop, %s, still has %" SVf, sve_perl_loop_class(aTHX), SVfARG(left));
 }
 
 static void must_have_methods(pTHX_ CV *cv, SV *impl)
