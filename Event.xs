@@ -66,6 +66,8 @@ CLONE(...)
 void
 register(impl, ...)
     SV *impl
+  ALIAS:
+    Sys::Virt::EventImpl::register = 1
   PPCODE:
     sve_register(aTHX_ cv, impl, wake_option(aTHX_ cv, impl, &ST(1), items - 1));
     XSRETURN(1);
@@ -165,6 +167,14 @@ is_idle()
   OUTPUT:
     RETVAL
 
+bool
+drain(seconds = -1)
+    sve_seconds seconds
+  CODE:
+    RETVAL = sve_drain(aTHX_ cv, seconds);
+  OUTPUT:
+    RETVAL
+
 void
 _run_handle_callback(self, watch, fd, events, cb, opaque)
     SV *self
@@ -173,6 +183,8 @@ _run_handle_callback(self, watch, fd, events, cb, opaque)
     sve_events events
     SV *cb
     SV *opaque
+  ALIAS:
+    Sys::Virt::EventImpl::_run_handle_callback = 1
   CODE:
     PERL_UNUSED_VAR(self); PERL_UNUSED_VAR(watch); PERL_UNUSED_VAR(fd);
     sve_run_callback(aTHX_ sve_token_watch(aTHX_ cv, cb, "$cb", opaque, SVE_HANDLE), events);
@@ -184,6 +196,8 @@ _run_handle_callback_helper(watch, fd, events, cb, opaque)
     sve_events events
     SV *cb
     SV *opaque
+  ALIAS:
+    Sys::Virt::EventImpl::_run_handle_callback_helper = 1
   CODE:
     PERL_UNUSED_VAR(watch); PERL_UNUSED_VAR(fd);
     sve_run_callback(aTHX_ sve_token_watch(aTHX_ cv, cb, "$cb", opaque, SVE_HANDLE), events);
@@ -194,6 +208,8 @@ _run_timeout_callback(self, timer, cb, opaque)
     SV *timer
     SV *cb
     SV *opaque
+  ALIAS:
+    Sys::Virt::EventImpl::_run_timeout_callback = 1
   CODE:
     PERL_UNUSED_VAR(self); PERL_UNUSED_VAR(timer);
     sve_run_callback(aTHX_ sve_token_watch(aTHX_ cv, cb, "$cb", opaque, SVE_TIMER), 0);
@@ -203,6 +219,8 @@ _run_timeout_callback_helper(timer, cb, opaque)
     SV *timer
     SV *cb
     SV *opaque
+  ALIAS:
+    Sys::Virt::EventImpl::_run_timeout_callback_helper = 1
   CODE:
     PERL_UNUSED_VAR(timer);
     sve_run_callback(aTHX_ sve_token_watch(aTHX_ cv, cb, "$cb", opaque, SVE_TIMER), 0);
@@ -212,6 +230,8 @@ _free_callback_opaque(self, ff, opaque)
     SV *self
     SV *ff
     SV *opaque
+  ALIAS:
+    Sys::Virt::EventImpl::_free_callback_opaque = 1
   CODE:
     PERL_UNUSED_VAR(self);
     sve_token_watch(aTHX_ cv, ff, "$ff", opaque, -1);
@@ -220,6 +240,8 @@ void
 _free_callback_opaque_helper(ff, opaque)
     SV *ff
     SV *opaque
+  ALIAS:
+    Sys::Virt::EventImpl::_free_callback_opaque_helper = 1
   CODE:
     sve_token_watch(aTHX_ cv, ff, "$ff", opaque, -1);
 
@@ -237,3 +259,17 @@ _warn(prefix, error)
     SV *error
   CODE:
     sve_warn_now(aTHX_ prefix, error);
+
+MODULE = Sys::Virt::Event  PACKAGE = Sys::Virt::EventImpl
+
+void
+add_handle(self, ...)
+    SV *self
+  ALIAS:
+    update_handle = 1
+    remove_handle = 2
+    add_timeout = 3
+    update_timeout = 4
+    remove_timeout = 5
+  CODE:
+    sve_abstract(aTHX_ cv, self);

@@ -75,11 +75,17 @@ bool sve_is_impl(pTHX_ SV *sv)
         && (sv_derived_from(sv, "Sys::Virt::Event") || sv_derived_from(sv, "Sys::Virt::EventImpl"));
 }
 
+void sve_abstract(pTHX_ CV *cv, SV *self)
+{
+    Perl_croak(aTHX_ "%s must provide %s",
+               sv_isobject(self) ? sv_reftype(SvRV(self), TRUE) : SvPV_nolen(self), GvNAME(CvGV(cv)));
+}
+
 /* An abstract method whose arguments happen to be as many as the function's. */
 static void refuse_method_call(pTHX_ CV *cv, SV *arg)
 {
     if (SvROK(arg) && sve_is_impl(aTHX_ arg))
-        Perl_croak(aTHX_ "%s must provide %s", sv_reftype(SvRV(arg), TRUE), GvNAME(CvGV(cv)));
+        sve_abstract(aTHX_ cv, arg);
 }
 
 void sve_usage(pTHX_ CV *cv, SV **args, I32 items, const char *params)

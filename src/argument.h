@@ -32,6 +32,9 @@ NV sve_arg_seconds(pTHX_ CV *cv, SV *arg);
  * a method that its class lacks and the function of the same name was found. */
 void sve_usage(pTHX_ CV *cv, SV **args, I32 items, const char *params) __attribute__((noreturn));
 
+/* One of the six methods that a subclass must provide. */
+void sve_abstract(pTHX_ CV *cv, SV *self) __attribute__((noreturn));
+
 /* Whether it is an object that could be registered, as far as its class goes. */
 bool sve_is_impl(pTHX_ SV *sv);
 

@@ -1,6 +1,7 @@
 #include "report.h"
 #include "argument.h"
 #include "callback.h"
+#include "default_loop.h"
 #include "perl_loop.h"
 #include "registration.h"
 
@@ -53,6 +54,54 @@ bool sve_is_idle(pTHX_ CV *cv)
     sve_settle_now(aTHX);
     sve_census census = sve_bridge_census();
     return !census.handles && !census.timers && !census.due;
+}
+
+/* The loop object's method that runs it for a while. */
+static const char *runner(pTHX_ CV *cv)
+{
+    HV *stash = SvSTASH(SvRV(sve_perl_loop_object(aTHX)));
+    static const char *const names[] = { "run_for", "run_once" };
+
+    for (size_t i = 0; i < C_ARRAY_LENGTH(names); i++)
+        if (gv_fetchmethod_autoload(stash, names[i], FALSE))
+            return names[i];
+    sve_cannot(aTHX_ cv, "%s has neither run_for nor run_once", sve_perl_loop_class(aTHX));
+}
+
+static void run_object(pTHX_ const char *method, NV seconds)
+{
+    dSP;
+
+    ENTER;
+    SAVETMPS;
+    PUSHMARK(SP);
+    EXTEND(SP, 2);
+    PUSHs(sve_perl_loop_object(aTHX));
+    mPUSHn(seconds);
+    PUTBACK;
+    call_method(method, G_DISCARD);
+    FREETMPS;
+    LEAVE;
+}
+
+bool sve_drain(pTHX_ CV *cv, NV seconds)
+{
+    const NV slice = 0.01;               /* run_for does not return earlier */
+
+    sve_must_be_registered(aTHX_ cv);
+    const char *method = sve_registered() == SVE_OBJECT ? runner(aTHX_ cv) : NULL;
+    long long start = sve_now();
+    while (!sve_is_idle(aTHX_ cv)) {
+        NV left = seconds < 0 ? slice : seconds - (NV)(sve_now() - start) / 1e9;
+        if (left <= 0)
+            return false;
+        left = left < slice ? left : slice;
+        if (method)
+            run_object(aTHX_ method, left);
+        else
+            sve_default_loop_run(aTHX_ cv, left);
+    }
+    return true;
 }
 
 SV *sve_registered_loop(pTHX)

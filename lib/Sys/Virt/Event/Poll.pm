@@ -191,3 +191,145 @@ sub _throw {
 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::Poll - a small event loop for libvirt
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use Sys::Virt;
+  use Sys::Virt::Event::Poll;
+
+  # First the loop, then the connections.
+  my $loop = Sys::Virt::Event::Poll->new->register;
+  my $conn = Sys::Virt->new(uri => 'test:///default');
+
+  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+      my ($conn, $domain, $event, $detail) = @_;
+      print $domain->get_name, ": event $event, detail $detail\n";
+      $loop->stop;
+  });
+
+  $conn->get_domain_by_name('test')->suspend;
+  $loop->run;
+
+=head1 DESCRIPTION
+
+An event loop for programs that have no other: it watches what libvirt wants watched, by poll(2), and what the
+program itself adds by the functions of L<Sys::Virt::Event>. Signals, exceptions, threads and forks are as described
+there.
+
+It is also a pattern for loops of your own. Its source is short, and follows every rule of
+L<Sys::Virt::Event/WRITING A LOOP>.
+
+All times are in seconds, and may have a fraction. The clock is monotonic, where the system has one.
+
+=head1 METHODS
+
+=head2 new()
+
+Returns a new loop. It has no options; any argument is an exception,
+C<< Cannot make Sys::Virt::Event::Poll: there is no option I<name> >>.
+
+=head2 register(%options)
+
+Makes it libvirt's event loop, and returns it: see L<Sys::Virt::Event/register($impl, %options)>. Call it before the
+first connection is opened.
+
+=head2 loop()
+
+Returns the event loop that does the work, which is the object itself.
+
+=head2 run_once($max_seconds)
+
+One pass: waits until a handle is ready or a timer is due, and calls the callbacks of all that are. With a number it
+waits at most so long; with 0 it does not wait.
+
+Returns true, or false at once when there is nothing to wait for: no handle with an event mask other than 0, and no
+timer that is armed. The wake watch, by which libvirt's threads wake the loop, does not count. So
+C<< 1 while $loop->run_once >> ends when nothing is left to do. An open connection to a server is something to wait
+for. Connections to C<test:///default> are not, once their events have been delivered.
+
+=head2 run()
+
+Passes, until C<stop> is called or there is nothing to wait for. Returns nothing.
+
+=head2 stop()
+
+Ends the innermost C<run>, C<run_for> or C<run_until> that is running, after the pass that is under way. When none
+is running it does nothing. Returns nothing.
+
+=head2 run_for($seconds)
+
+Passes for so many seconds, or until C<stop> is called. Where there is nothing to wait for it sleeps. Returns
+nothing.
+
+=head2 run_until($code, $seconds)
+
+Passes until C<< $code->() >> returns true. It is called before the first pass and after each. Returns true then,
+and false when so many seconds are over first, or C<stop> was called. Without a number there is no limit, but then
+it also returns false as soon as there is nothing to wait for.
+
+=head2 add_handle($fd, $events, $cb, $opaque, $ff)
+
+This and the next five are what libvirt calls: see L<Sys::Virt::Event/METHODS A LOOP PROVIDES>. Programs use the
+functions of these names in L<Sys::Virt::Event>. Returns the key.
+
+=head2 update_handle($key, $events)
+
+Changes what is watched for, at once.
+
+=head2 remove_handle($key)
+
+Forgets the handle. Returns 0, or -1 if there is none.
+
+=head2 add_timeout($ms, $cb, $opaque, $ff)
+
+Like add_handle. The interval is in milliseconds.
+
+=head2 update_timeout($key, $ms)
+
+Changes the interval, and starts it anew.
+
+=head2 remove_timeout($key)
+
+Forgets the timer. Returns 0, or -1 if there is none.
+
+=head1 EXCEPTIONS
+
+An exception of a callback does not end the pass. When all that was ready has been called, the first exception
+leaves C<run_once>, and with it C<run>, C<run_for> or C<run_until>; others of the same pass are warnings. The loop
+can be run again afterwards. Timers and handles stay registered.
+
+=head1 SIGNALS
+
+A signal ends the wait, and handlers in C<%SIG> run then; C<run> goes on. They may call C<stop>, or die. A handler
+that runs in the moment before the wait begins does not end it: see L<Sys::Virt::Event/SIGNALS>.
+
+=head1 CLOSED FILE DESCRIPTORS
+
+A handle whose file descriptor was closed without removing the handle is reported as HANDLE_ERROR, once. After that
+it is left alone until it is updated.
+
+=head1 NESTED RUNS
+
+A callback may run the loop. Its own handle or timer is passed over meanwhile, and neither woken nor waited for. All
+others go on.
+
+=head1 SEE ALSO
+
+L<Sys::Virt::Event>, L<Sys::Virt>
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This module is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut
