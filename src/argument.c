@@ -6,6 +6,11 @@
 static SV *words_of(pTHX_ CV *cv)
 {
     const char *name = GvNAME(CvGV(cv));
+
+    if (strEQ(name, "watches"))
+        name = "list_watches";
+    else if (strEQ(name, "is_idle"))
+        name = "tell_whether_idle";
     SV *words = sv_2mortal(newSVpv(name + (*name == '_'), 0));
     STRLEN len;
     char *text = SvPV(words, len);
@@ -37,6 +42,8 @@ static const char *shown(pTHX_ SV *sv)
 
     if (SvROK(sv) && SvOBJECT(SvRV(sv)))
         sv_setpvf(text, "an object of class %s", sv_reftype(SvRV(sv), TRUE));
+    else if (SvROK(sv) && isGV_with_GP(SvRV(sv)))
+        sv_setsv(text, SvRV(sv));
     else if (SvROK(sv))
         sv_setpvf(text, "a reference to %s", sv_reftype(SvRV(sv), FALSE));
     else if (!SvOK(sv))
@@ -90,8 +97,13 @@ static void refuse_method_call(pTHX_ CV *cv, SV *arg)
 
 void sve_usage(pTHX_ CV *cv, SV **args, I32 items, const char *params)
 {
-    if (items)
-        refuse_method_call(aTHX_ cv, args[0]);
+    static const char *const methods[] = {
+        "add_handle", "update_handle", "remove_handle", "add_timeout", "update_timeout", "remove_timeout",
+    };
+
+    for (size_t i = 0; items && i < C_ARRAY_LENGTH(methods); i++)
+        if (strEQ(GvNAME(CvGV(cv)), methods[i]))
+            refuse_method_call(aTHX_ cv, args[0]);
     croak_xs_usage(cv, params);
 }
 

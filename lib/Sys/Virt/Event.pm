@@ -351,6 +351,8 @@ most, or after register_default by run_default. Exceptions of callbacks come out
 
   Cannot drain: no event loop is registered
   Cannot drain: My::Loop has neither run_for nor run_once
+  Cannot drain: number of seconds "soon" is not a number
+  Cannot drain: number of seconds -1 is negative
 
 =head1 METHODS A LOOP PROVIDES
 

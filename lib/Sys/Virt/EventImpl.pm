@@ -6,6 +6,11 @@ our $VERSION = '0.001';
 
 require Sys::Virt::Event;    # its shared object has the methods
 
+# Both distributions have a file of that name.
+defined &Sys::Virt::Event::watches
+    or die "$INC{'Sys/Virt/Event.pm'} is the file of Sys::Virt, installed over the one of"
+    . " Sys-Virt-Event: install Sys-Virt-Event again\n";
+
 1;
 
 __END__

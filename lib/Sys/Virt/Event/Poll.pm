@@ -7,14 +7,9 @@ our $VERSION = '0.001';
 
 use Carp ();
 use IO::Poll qw(POLLIN POLLOUT POLLERR POLLHUP POLLNVAL);
-use Sys::Virt::Event ();
+use Sys::Virt::EventImpl ();
 
 our @ISA = ('Sys::Virt::EventImpl');
-
-# Both distributions have a file of that name.
-defined &Sys::Virt::Event::watches
-    or die "$INC{'Sys/Virt/Event.pm'} is the file of Sys::Virt, installed over the one of"
-    . " Sys-Virt-Event: install Sys-Virt-Event again\n";
 
 # Bits of libvirt's event masks.
 use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
@@ -132,6 +127,7 @@ sub _pass {
         grep { defined $_->{due} && $_->{due} <= $now && !$_->{busy} } values %{ $self->{timers} };
 
     my @errors;
+    local $@;
     for (@ready) {
         my ($handle, $events) = @$_;
         eval { $self->_dispatch_handle($handle, $events); 1 } or push @errors, $@;

@@ -1,0 +1,129 @@
+# The POD is well-formed and complete, and its programs work as printed.
+use strict;
+use warnings;
+
+use B ();
+use File::Basename qw(dirname);
+use File::Find ();
+use lib dirname(__FILE__) . '/lib';
+use Pod::Checker ();
+use Test::More;
+use VirtTest;
+
+use Sys::Virt::Event ();
+use Sys::Virt::Event::Poll ();
+
+watchdog(90);
+my $top = dirname(__FILE__) . '/..';
+
+my @files = "$top/script/virt-events";
+File::Find::find({ no_chdir => 1, wanted => sub { push @files, $_ if /\.(?:pm|pod)\z/ } }, "$top/lib");
+for my $file (sort @files) {
+    open my $out, '>', \my $complaints or die "Cannot write to memory: $!\n";
+    my $checker = Pod::Checker->new(-warnings => 1);
+    $checker->parse_from_file($file, $out);
+    is($checker->num_errors, 0, "$file has POD without errors");
+    is($checker->num_warnings, 0, '... and without warnings') or diag $complaints;
+}
+
+# Every public name has a =head2 of its own.
+
+my %pod = map { $_ => Pod::Blocks->of("$top/lib/Sys/Virt/$_") } qw(Event.pm EventImpl.pm Event/Poll.pm);
+my @six = map { ("add_$_", "update_$_", "remove_$_") } qw(handle timeout);
+my @helpers = qw(_run_handle_callback _run_timeout_callback _free_callback_opaque);
+my @heads = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{'Event.pm'} };
+
+is_deeply([without_head(\@heads, '', @Sys::Virt::Event::EXPORT_OK)], [], 'all that Sys::Virt::Event exports is documented');
+is_deeply([without_head(\@heads, '$loop->', @six, @helpers)], [], '... and all of its methods');
+is_deeply([without_head(\@heads, '', public_names('Sys::Virt::Event'))], [], '... and whatever else is public');
+
+@heads = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{'Event/Poll.pm'} };
+is_deeply([without_head(\@heads, '', public_names('Sys::Virt::Event::Poll'), 'register')], [],
+    'all methods of Poll are documented');
+
+# The programs.
+
+SKIP: {
+    skip 'Sys::Virt is not installed (Debian: libsys-virt-perl)', 1 if !eval { require Sys::Virt };
+    runs('Event.pm',      'SYNOPSIS',        qr/\Atest: event 3, detail 0\n(?:tick\n){3}\z/);
+    runs('Event.pm',      'A complete loop', qr/\Atest: event 3\ntest: event 4\n\z/);
+    runs('Event.pm',      'NO EVENTS?',      qr/\Aage=\S+ dispatched=0 id=1 kind=timeout last_dispatch=- ms=-1\n\z/);
+    runs('Event/Poll.pm', 'SYNOPSIS',        qr/\Atest: event 3, detail 0\n\z/);
+    runs('EventImpl.pm',  'SYNOPSIS',        qr/\A\z/);
+    runs('EventImpl.pm',  'DESCRIPTION',     qr/\A\z/);
+}
+
+done_testing;
+
+sub without_head {
+    my ($heads, $prefix, @names) = @_;
+    my %has = map { $_ => 1 } map { /^\Q$prefix\E(\w+)/ ? $1 : () } @$heads;
+    return grep { !$has{$_} } @names;
+}
+
+# What a package defines itself. Constants for its own use are in capitals; bootstrap is XSLoader's.
+sub public_names {
+    my ($package) = @_;
+    no strict 'refs';
+    return grep { /^(?!bootstrap\z)[a-z]/ && defined &{"${package}::$_"} && home("${package}::$_") eq $package } keys %{"${package}::"};
+}
+
+sub home {
+    my ($name) = @_;
+    no strict 'refs';
+    return B::svref_2object(\&$name)->GV->STASH->NAME;
+}
+
+# The code under a heading, up to what is not code: a line of output that is shown.
+sub runs {
+    my ($file, $head, $expected) = @_;
+    my ($section) = grep { $_->{head} eq $head } @{ $pod{$file} };
+    my $code = join "\n", @{ $section->{code} || [] };
+    $code =~ s/^  //mg;
+    $code =~ s/^Sys::Virt::Event \d+ owner .*$//mg;
+    my $run = fresh_perl($code, switches => ['-w']);
+    like($run->{stdout}, $expected, "$file: the program under $head prints what it should");
+    is($run->{stderr}, '', '... and no warning');
+    ok(length $code && !$run->{timed_out} && !$run->{exit} && !$run->{signal}, '... and ends well');
+    return;
+}
+
+# A list of headings, each with its level, its text and the verbatim blocks below it.
+package Pod::Blocks;
+
+use Pod::Simple ();
+our @ISA;
+BEGIN { @ISA = ('Pod::Simple') }
+
+sub of {
+    my ($class, $file) = @_;
+    my $self = $class->new;
+    $self->{blocks} = [];
+    $self->parse_file($file);
+    return $self->{blocks};
+}
+
+sub _handle_element_start {
+    my ($self, $name) = @_;
+    $self->{text} = '' if $name =~ /^(?:head\d|Verbatim)$/;
+    return;
+}
+
+sub _handle_text {
+    my ($self, $text) = @_;
+    $self->{text} .= $text if defined $self->{text};
+    return;
+}
+
+sub _handle_element_end {
+    my ($self, $name) = @_;
+    my $text = $self->{text};
+    if ($name =~ /^head(\d)$/) {
+        push @{ $self->{blocks} }, { level => $1, head => $text, code => [] };
+    }
+    elsif ($name eq 'Verbatim') {
+        push @{ $self->{blocks}[-1]{code} }, $text;
+    }
+    delete $self->{text} if $name =~ /^(?:head\d|Verbatim)$/;
+    return;
+}
