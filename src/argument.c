@@ -55,10 +55,15 @@ static const char *shown(pTHX_ SV *sv)
     return SvPV_nolen(text);
 }
 
+static bool overloads(pTHX_ SV *ref, const char *operation)
+{
+    return SvOBJECT(SvRV(ref)) && gv_fetchmeth_pvn(SvSTASH(SvRV(ref)), operation, strlen(operation), 0, 0);
+}
+
 static NV number(pTHX_ CV *cv, SV *arg, const char *what)
 {
     SvGETMAGIC(arg);
-    if (SvROK(arg) ? !SvAMAGIC(arg) : !SvOK(arg) || isGV_with_GP(arg) || !looks_like_number(arg))
+    if (SvROK(arg) ? !overloads(aTHX_ arg, "(0+") : !SvOK(arg) || isGV_with_GP(arg) || !looks_like_number(arg))
         sve_cannot(aTHX_ cv, "%s %s is not a number", what, shown(aTHX_ arg));
     NV value = SvNV_nomg(arg);
     if (Perl_isnan(value) || Perl_isinf(value))
@@ -166,13 +171,8 @@ int sve_arg_fd(pTHX_ CV *cv, SV *arg)
 SV *sve_arg_code(pTHX_ CV *cv, SV *arg)
 {
     SvGETMAGIC(arg);
-    if (SvROK(arg)) {
-        SV *thing = SvRV(arg);
-        if (SvTYPE(thing) == SVt_PVCV)
-            return arg;
-        if (SvAMAGIC(arg) && gv_fetchmeth_pvn(SvSTASH(thing), "(&{}", 4, 0, 0))
-            return arg;
-    }
+    if (SvROK(arg) && (SvTYPE(SvRV(arg)) == SVt_PVCV || overloads(aTHX_ arg, "(&{}")))
+        return arg;
     sve_cannot(aTHX_ cv, "callback %s is not a code reference", shown(aTHX_ arg));
 }
 

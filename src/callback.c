@@ -220,8 +220,8 @@ void sve_warn(pTHX_ SV *error, const char *prefix)
     if (died && MY_CXT.border && !MY_CXT.border->error)
         MY_CXT.border->error = newSVsv(died);
     else if (died)
-        PerlIO_printf(PerlIO_stderr(), "%s%s\n", prefix,
-                      died && SvPOK(died) ? SvPV_nolen(died) : "(a warning handler died)");
+        PerlIO_printf(PerlIO_stderr(), "%s%s", prefix,
+                      SvPOK(died) ? SvPV_nolen(died) : "the warning handler died\n");
     sve_leave(aTHX_ &frame);
 }
 

@@ -25,6 +25,10 @@ our @ISA = ('Sys::Virt::EventImpl');
     local ($@, $SIG{__DIE__});
     eval { require Sys::Virt; 1 } or $@ =~ m{\ACan't locate Sys/Virt\.pm in } or die $@;
 }
+require Sys::Virt::EventImpl;
+defined $Sys::Virt::EventImpl::VERSION
+    or die "$INC{'Sys/Virt/EventImpl.pm'} is the file of Sys::Virt, installed over the one of"
+    . " Sys-Virt-Event: install Sys-Virt-Event again\n";
 {
     local ($@, $SIG{__DIE__});
     local $^W = 0;
@@ -34,7 +38,6 @@ our @ISA = ('Sys::Virt::EventImpl');
             . " distributions or versions: install Sys-Virt-Event again\n";
     };
 }
-require Sys::Virt::EventImpl;
 
 my $CLOCK = eval { Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
     ? Time::HiRes::CLOCK_MONOTONIC() : undef;

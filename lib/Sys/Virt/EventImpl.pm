@@ -7,7 +7,7 @@ our $VERSION = '0.001';
 require Sys::Virt::Event;    # its shared object has the methods
 
 # Both distributions have a file of that name.
-defined &Sys::Virt::Event::watches
+defined $Sys::Virt::Event::VERSION
     or die "$INC{'Sys/Virt/Event.pm'} is the file of Sys::Virt, installed over the one of"
     . " Sys-Virt-Event: install Sys-Virt-Event again\n";
 

@@ -7,6 +7,8 @@ our $VERSION = '0.001';
 
 use Carp ();
 use IO::Poll qw(POLLIN POLLOUT POLLERR POLLHUP POLLNVAL);
+use List::Util ();
+use Sys::Virt::Event ();
 use Sys::Virt::EventImpl ();
 
 our @ISA = ('Sys::Virt::EventImpl');
@@ -17,7 +19,7 @@ use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
 sub new {
     my ($class, @unknown) = @_;
     Carp::croak("Cannot make $class: there is no option $unknown[0]") if @unknown;
-    return bless { handles => {}, timers => {}, last_key => 0, stopped => 0 }, $class;
+    return bless { handles => {}, timers => {}, last_key => 0, passes => 0, stopped => 0 }, $class;
 }
 
 sub loop { $_[0] }
@@ -31,7 +33,7 @@ sub add_handle {
     my ($self, $fd, $events, $cb, $opaque, $ff) = @_;
     my $key = ++$self->{last_key};
     $self->{handles}{$key} = {
-        key => $key, fd => $fd, events => $events, cb => $cb, opaque => $opaque, ff => $ff,
+        key => $key, fd => $fd, events => $events, cb => $cb, opaque => $opaque, ff => $ff, served => 0,
         wake => Sys::Virt::Event::_is_wake($opaque),
     };
     return $key;
@@ -56,7 +58,7 @@ sub remove_handle {
 sub add_timeout {
     my ($self, $ms, $cb, $opaque, $ff) = @_;
     my $key = ++$self->{last_key};
-    $self->{timers}{$key} = { key => $key, cb => $cb, opaque => $opaque, ff => $ff };
+    $self->{timers}{$key} = { key => $key, cb => $cb, opaque => $opaque, ff => $ff, served => 0 };
     $self->update_timeout($key, $ms);
     return $key;
 }
@@ -65,7 +67,8 @@ sub update_timeout {
     my ($self, $key, $ms) = @_;
     my $timer = $self->{timers}{$key} or return;
     $timer->{ms} = $ms;
-    $timer->{due} = $ms < 0 ? undef : Sys::Virt::Event::_now() + $ms / 1000;
+    # 0 ms is due in each pass, however often it is set again meanwhile.
+    $timer->{due} = $ms < 0 ? undef : $ms == 0 ? 0 : Sys::Virt::Event::_now() + $ms / 1000;
     return;
 }
 
@@ -116,13 +119,14 @@ sub run_until {
 sub _pass {
     my ($self, $max_seconds, $sleep) = @_;
     my @handles = grep { $_->{events} && !$_->{closed} && !$_->{busy} } values %{ $self->{handles} };
-    my @due = sort { $a <=> $b } map { $_->{due} // () } grep { !$_->{busy} } values %{ $self->{timers} };
-    return 0 if !$sleep && !@due && !grep { !$_->{wake} } @handles;
+    my @due = map { $_->{busy} ? () : $_->{due} // () } values %{ $self->{timers} };
+    my $nothing = !$sleep && !@due && !grep { !$_->{wake} } @handles;
 
-    my @wait = map { $_ - Sys::Virt::Event::_now() } @due ? $due[0] : ();
+    my @wait = map { $_ - Sys::Virt::Event::_now() } List::Util::min(@due) // ();
     push @wait, $max_seconds if defined $max_seconds;
-    my @ready = _poll(\@handles, (sort { $a <=> $b } @wait)[0]);
-    my $now = Sys::Virt::Event::_now();
+    my @ready = _poll(\@handles, $nothing ? 0 : List::Util::min(@wait));
+    return 0 if $nothing && !@ready;
+    my ($now, $pass) = (Sys::Virt::Event::_now(), ++$self->{passes});
     my @expired = sort { $a->{due} <=> $b->{due} || $a->{key} <=> $b->{key} }
         grep { defined $_->{due} && $_->{due} <= $now && !$_->{busy} } values %{ $self->{timers} };
 
@@ -130,10 +134,10 @@ sub _pass {
     local $@;
     for (@ready) {
         my ($handle, $events) = @$_;
-        eval { $self->_dispatch_handle($handle, $events); 1 } or push @errors, $@;
+        eval { $self->_dispatch_handle($pass, $handle, $events); 1 } or push @errors, $@;
     }
     for my $timer (@expired) {
-        eval { $self->_dispatch_timer($timer, $now); 1 } or push @errors, $@;
+        eval { $self->_dispatch_timer($pass, $timer, $now); 1 } or push @errors, $@;
     }
     _throw(@errors) if @errors;
     return 1;
@@ -161,21 +165,29 @@ sub _poll {
     return @ready;
 }
 
-# A callback earlier in the pass may have removed or disabled what was ready.
+# A callback earlier in the pass may have removed or disabled what was ready, or run a pass of its
+# own that has served it.
 sub _dispatch_handle {
-    my ($self, $handle, $events) = @_;
-    return if $handle->{removed} || !$handle->{events} || $handle->{busy};
+    my ($self, $pass, $handle, $events) = @_;
+    return if !$self->_may_serve($pass, $handle) || !$handle->{events};
     $events &= $handle->{events} | ERROR | HANGUP or return;
     local $handle->{busy} = 1;
     $self->_run_handle_callback(@$handle{qw(key fd)}, $events, @$handle{qw(cb opaque)});
 }
 
 sub _dispatch_timer {
-    my ($self, $timer, $now) = @_;
-    return if $timer->{removed} || !defined $timer->{due} || $timer->{due} > $now || $timer->{busy};
-    $timer->{due} = $now + $timer->{ms} / 1000;
+    my ($self, $pass, $timer, $now) = @_;
+    return if !$self->_may_serve($pass, $timer) || !defined $timer->{due} || $timer->{due} > $now;
+    $timer->{due} = $now + $timer->{ms} / 1000 if $timer->{ms};
     local $timer->{busy} = 1;
     $self->_run_timeout_callback(@$timer{qw(key cb opaque)});
+}
+
+sub _may_serve {
+    my ($self, $pass, $watch) = @_;
+    return 0 if $watch->{removed} || $watch->{busy} || $watch->{served} > $pass;
+    $watch->{served} = $self->{passes};
+    return 1;
 }
 
 # $SIG{__DIE__} has seen the exception already.
