@@ -6,7 +6,6 @@ use warnings;
 our $VERSION = '0.001';
 
 use Exporter 'import';
-use Time::HiRes ();
 use XSLoader;
 
 # The shared object appends the constants.
@@ -38,10 +37,6 @@ defined $Sys::Virt::EventImpl::VERSION
             . " distributions or versions: install Sys-Virt-Event again\n";
     };
 }
-
-my $CLOCK = eval { Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
-    ? Time::HiRes::CLOCK_MONOTONIC() : undef;
-sub _now { defined $CLOCK ? Time::HiRes::clock_gettime($CLOCK) : Time::HiRes::time() }
 
 1;
 

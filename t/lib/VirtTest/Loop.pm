@@ -17,7 +17,7 @@ sub new {
     return bless { on => {}, calls => [], watches => {}, last_key => 0 }, $class;
 }
 
-# What a method does besides; what an add or remove returns instead. An add finds the watch that it is asked for under latest().
+# What a method does besides; what an add or remove does and returns instead.
 sub on { my ($self, $method, $code) = @_; $self->{on}{$method} = $code; return $self }
 
 # The calls since the last time, as [method => arguments], without tokens.
@@ -38,9 +38,11 @@ sub _add {
     @watch{qw(cb opaque ff)} = splice @args, -3;
     @watch{ $kind eq 'handle' ? qw(fd value) : 'value' } = @args;
     push @{ $self->{calls} }, ["add_$kind", @args];
-    $self->{latest} = $self->{watches}{ $watch{key} } = \%watch;
+    $self->{latest} = \%watch;
     my $code = $self->{on}{"add_$kind"};
-    return $code ? $code->($self, @args) : $watch{key};
+    return $code->($self, @args) if $code;
+    $self->{watches}{ $watch{key} } = \%watch;
+    return $watch{key};
 }
 
 sub _update {

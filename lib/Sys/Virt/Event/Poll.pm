@@ -8,10 +8,16 @@ our $VERSION = '0.001';
 use Carp ();
 use IO::Poll qw(POLLIN POLLOUT POLLERR POLLHUP POLLNVAL);
 use List::Util ();
+use Scalar::Util ();
 use Sys::Virt::Event ();
 use Sys::Virt::EventImpl ();
+use Time::HiRes ();
 
 our @ISA = ('Sys::Virt::EventImpl');
+
+my $CLOCK = eval { Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
+    ? Time::HiRes::CLOCK_MONOTONIC() : Time::HiRes::CLOCK_REALTIME();
+sub _now { Time::HiRes::clock_gettime($CLOCK) }
 
 # Bits of libvirt's event masks.
 use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
@@ -68,7 +74,7 @@ sub update_timeout {
     my $timer = $self->{timers}{$key} or return;
     $timer->{ms} = $ms;
     # 0 ms is due in each pass, however often it is set again meanwhile.
-    $timer->{due} = $ms < 0 ? undef : $ms == 0 ? 0 : Sys::Virt::Event::_now() + $ms / 1000;
+    $timer->{due} = $ms < 0 ? undef : $ms == 0 ? 0 : _now() + $ms / 1000;
     return;
 }
 
@@ -84,6 +90,7 @@ sub remove_timeout {
 
 sub run_once {
     my ($self, $max_seconds) = @_;
+    _check_seconds($max_seconds);
     return $self->_pass($max_seconds, 0);
 }
 
@@ -104,14 +111,21 @@ sub run_for {
 
 sub run_until {
     my ($self, $code, $seconds) = @_;
-    my $end = defined $seconds ? Sys::Virt::Event::_now() + $seconds : undef;
+    _check_seconds($seconds);
+    my $end = defined $seconds ? _now() + $seconds : undef;
     local $self->{stopped} = 0;
     until ($code->()) {
-        my $left = defined $end ? $end - Sys::Virt::Event::_now() : undef;
+        my $left = defined $end ? $end - _now() : undef;
         return 0 if $self->{stopped} || defined $left && $left <= 0;
         $self->_pass($left, defined $end) or return 0;
     }
     return 1;
+}
+
+sub _check_seconds {
+    my ($seconds) = @_;
+    return if !defined $seconds || Scalar::Util::looks_like_number($seconds) && $seconds == $seconds;
+    Carp::croak("Cannot run: number of seconds $seconds is not a number");
 }
 
 # One iteration. What is ready is collected before anything is called, so that what a callback
@@ -122,11 +136,11 @@ sub _pass {
     my @due = map { $_->{busy} ? () : $_->{due} // () } values %{ $self->{timers} };
     my $nothing = !$sleep && !@due && !grep { !$_->{wake} } @handles;
 
-    my @wait = map { $_ - Sys::Virt::Event::_now() } List::Util::min(@due) // ();
+    my @wait = map { $_ - _now() } List::Util::min(@due) // ();
     push @wait, $max_seconds if defined $max_seconds;
     my @ready = _poll(\@handles, $nothing ? 0 : List::Util::min(@wait));
     return 0 if $nothing && !@ready;
-    my ($now, $pass) = (Sys::Virt::Event::_now(), ++$self->{passes});
+    my ($now, $pass) = (_now(), ++$self->{passes});
     my @expired = sort { $a->{due} <=> $b->{due} || $a->{key} <=> $b->{key} }
         grep { defined $_->{due} && $_->{due} <= $now && !$_->{busy} } values %{ $self->{timers} };
 
