@@ -60,12 +60,20 @@ static bool overloads(pTHX_ SV *ref, const char *operation)
     return SvOBJECT(SvRV(ref)) && gv_fetchmeth_pvn(SvSTASH(SvRV(ref)), operation, strlen(operation), 0, 0);
 }
 
+/* An object overloaded as a number stands for what that returns. */
+static SV *plain(pTHX_ SV *arg)
+{
+    SV *converted = SvROK(arg) && SvAMAGIC(arg) ? AMG_CALLunary(arg, numer_amg) : NULL;
+    return converted ? converted : arg;
+}
+
 static NV number(pTHX_ CV *cv, SV *arg, const char *what)
 {
     SvGETMAGIC(arg);
-    if (SvROK(arg) ? !overloads(aTHX_ arg, "(0+") : !SvOK(arg) || isGV_with_GP(arg) || !looks_like_number(arg))
+    SV *sv = plain(aTHX_ arg);
+    if (SvROK(sv) || !SvOK(sv) || isGV_with_GP(sv) || !looks_like_number(sv))
         sve_cannot(aTHX_ cv, "%s %s is not a number", what, shown(aTHX_ arg));
-    NV value = SvNV_nomg(arg);
+    NV value = SvNV_nomg(sv);
     if (Perl_isnan(value) || Perl_isinf(value))
         sve_cannot(aTHX_ cv, "%s %s is not a finite number", what, shown(aTHX_ arg));
     return value;
