@@ -71,7 +71,9 @@ static sve_loop libvirts_loop = {
 void sve_default_loop_serve(void) { sve_bridge_set_loop(&libvirts_loop); }
 
 /* The limit is a timer that is disabled between runs: libvirt does work in the iteration after
- * a removal, so one that is added and removed each time would keep the loop from ever sleeping. */
+ * a removal, so one that is added and removed each time would keep the loop from ever sleeping.
+ * It takes a millisecond at least: beside a timer that is always due, libvirt never comes to free
+ * anything. */
 
 static int limit_timer = -1;
 
@@ -86,7 +88,7 @@ static void lift_limit(pTHX_ void *unused)
 
 static void set_limit(pTHX_ CV *cv, NV seconds)
 {
-    NV ms = Perl_ceil(seconds * 1000);
+    NV ms = seconds > 0.001 ? Perl_ceil(seconds * 1000) : 1;
 
     if (limit_timer < 0)
         limit_timer = virEventAddTimeout(-1, on_limit, NULL, NULL);

@@ -180,7 +180,7 @@ or with libvirt's reason, where it could not be initialised.
 =head2 run_default($max_seconds)
 
 Runs one iteration of libvirt's own loop (virEventRunDefaultImpl): waits until something is ready, and calls what is
-due. With a number it waits at most so many seconds. Without one, or with undef, it waits for as long as it takes;
+due. With a number it waits at most so many seconds (0: a millisecond, libvirt's unit). Without one, or with undef, it waits for as long as it takes;
 if nothing is registered, that is for ever. A signal ends the wait. Returns nothing.
 
 An exception of a callback is thrown from here, see L</EXCEPTIONS>.
