@@ -5,6 +5,8 @@
 #include "perl_loop.h"
 #include "registration.h"
 
+#include <time.h>
+
 static SV *seconds(pTHX_ long long nanoseconds)
 {
     return newSVnv((NV)nanoseconds / 1e9);
@@ -84,15 +86,23 @@ static void run_object(pTHX_ const char *method, NV seconds)
     LEAVE;
 }
 
+/* sve_now is too coarse: not a moment before the time is over. */
+static NV clock_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (NV)now.tv_sec + (NV)now.tv_nsec / 1e9;
+}
+
 bool sve_drain(pTHX_ CV *cv, NV seconds)
 {
     const NV slice = 0.01;               /* run_for does not return earlier */
 
     sve_must_be_registered(aTHX_ cv);
     const char *method = sve_registered() == SVE_OBJECT ? runner(aTHX_ cv) : NULL;
-    long long start = sve_now();
+    NV end = clock_seconds() + seconds;
     while (!sve_is_idle(aTHX_ cv)) {
-        NV left = seconds < 0 ? slice : seconds - (NV)(sve_now() - start) / 1e9;
+        NV left = seconds < 0 ? slice : end - clock_seconds();
         if (left <= 0)
             return false;
         left = left < slice ? left : slice;

@@ -51,6 +51,7 @@ sub order {
     while (getppid == $test) {
         my $left = $end - time;
         return undef if $left <= 0;
+        local $/ = "\n";
         return readline($peer) // '' if IO::Select->new($peer)->can_read($left < 1 ? $left : 1);
     }
     return '';

@@ -53,6 +53,7 @@ sub restart {
 
 sub _launched {
     my ($self) = @_;
+    local $/ = "\n";
     my $pid = readline $self->{companion}->socket;
     croak 'Cannot start libvirtd: its companion process has ended' if !defined $pid;
     chomp($self->{pid} = $pid);
