@@ -54,7 +54,7 @@ my %HOLD = (
     'nobody the loop'          => 'my $loop = LOOP; my $conn = open_connection(); undef $loop;',
     'a cycle both'             => 'my $loop = LOOP; my $conn = open_connection(); my $x = { l => $loop, c => $conn }; $x->{x} = $x;',
     'the handler the connection' => 'my $loop = LOOP; my $conn; $conn = open_connection(sub { $conn });',
-    'a destructor a call'      => 'sub Last::DESTROY { $_[0]{conn} && $_[0]{conn}->get_hostname } my $loop = LOOP; my $conn = open_connection();'
+    'a destructor a call'      => 'sub Last::DESTROY { $_[0]{conn} && $_[0]{conn}->num_of_domains } my $loop = LOOP; my $conn = open_connection();'
         . ' our $last = bless { conn => $conn }, "Last";',
 );
 
