@@ -61,7 +61,7 @@ my %HOLD = (
 my %END = (
     'the last line'  => { code => '', exit => 0 },
     'exit'           => { code => 'exit 3;', exit => 3 },
-    'die'            => { code => 'die "oops\n";', exit => 255, stderr => "oops\n" },
+    'die'            => { code => '$! = 0; die "oops\n";', exit => 255, stderr => "oops\n" },
     'exit in END'    => { code => 'END { $? = 5 }', exit => 5 },
     'exit in a sub'  => { code => 'sub stop { exit 4 } stop() for 1;', exit => 4 },
 );
