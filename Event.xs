@@ -66,8 +66,6 @@ CLONE(...)
 void
 register(impl, ...)
     SV *impl
-  ALIAS:
-    Sys::Virt::EventImpl::register = 1
   PPCODE:
     sve_register(aTHX_ cv, impl, wake_option(aTHX_ cv, impl, &ST(1), items - 1));
     XSRETURN(1);
@@ -183,8 +181,6 @@ _run_handle_callback(self, watch, fd, events, cb, opaque)
     sve_events events
     SV *cb
     SV *opaque
-  ALIAS:
-    Sys::Virt::EventImpl::_run_handle_callback = 1
   CODE:
     PERL_UNUSED_VAR(self); PERL_UNUSED_VAR(watch); PERL_UNUSED_VAR(fd);
     sve_run_callback(aTHX_ sve_token_watch(aTHX_ cv, cb, "$cb", opaque, SVE_HANDLE), events);
@@ -196,8 +192,6 @@ _run_handle_callback_helper(watch, fd, events, cb, opaque)
     sve_events events
     SV *cb
     SV *opaque
-  ALIAS:
-    Sys::Virt::EventImpl::_run_handle_callback_helper = 1
   CODE:
     PERL_UNUSED_VAR(watch); PERL_UNUSED_VAR(fd);
     sve_run_callback(aTHX_ sve_token_watch(aTHX_ cv, cb, "$cb", opaque, SVE_HANDLE), events);
@@ -208,8 +202,6 @@ _run_timeout_callback(self, timer, cb, opaque)
     SV *timer
     SV *cb
     SV *opaque
-  ALIAS:
-    Sys::Virt::EventImpl::_run_timeout_callback = 1
   CODE:
     PERL_UNUSED_VAR(self); PERL_UNUSED_VAR(timer);
     sve_run_callback(aTHX_ sve_token_watch(aTHX_ cv, cb, "$cb", opaque, SVE_TIMER), 0);
@@ -219,8 +211,6 @@ _run_timeout_callback_helper(timer, cb, opaque)
     SV *timer
     SV *cb
     SV *opaque
-  ALIAS:
-    Sys::Virt::EventImpl::_run_timeout_callback_helper = 1
   CODE:
     PERL_UNUSED_VAR(timer);
     sve_run_callback(aTHX_ sve_token_watch(aTHX_ cv, cb, "$cb", opaque, SVE_TIMER), 0);
@@ -230,8 +220,6 @@ _free_callback_opaque(self, ff, opaque)
     SV *self
     SV *ff
     SV *opaque
-  ALIAS:
-    Sys::Virt::EventImpl::_free_callback_opaque = 1
   CODE:
     PERL_UNUSED_VAR(self);
     sve_token_watch(aTHX_ cv, ff, "$ff", opaque, -1);
@@ -240,8 +228,6 @@ void
 _free_callback_opaque_helper(ff, opaque)
     SV *ff
     SV *opaque
-  ALIAS:
-    Sys::Virt::EventImpl::_free_callback_opaque_helper = 1
   CODE:
     sve_token_watch(aTHX_ cv, ff, "$ff", opaque, -1);
 
@@ -272,4 +258,5 @@ add_handle(self, ...)
     update_timeout = 4
     remove_timeout = 5
   CODE:
+    PERL_UNUSED_VAR(ix);
     sve_abstract(aTHX_ cv, self);
