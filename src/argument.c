@@ -132,7 +132,7 @@ int sve_arg_ms(pTHX_ CV *cv, SV *arg)
     return integer(aTHX_ cv, arg, "interval");
 }
 
-int sve_arg_any_events(pTHX_ CV *cv, SV *arg)
+int sve_arg_events_checked(pTHX_ CV *cv, SV *arg)
 {
     int events = integer(aTHX_ cv, arg, "event mask");
     if (events < 0 || events > 15)
@@ -140,31 +140,25 @@ int sve_arg_any_events(pTHX_ CV *cv, SV *arg)
     return events;
 }
 
-static IO *handle(SV *arg)
+/* The glob or IO object that a handle is, NULL: it is none. */
+static SV *glob_or_io(SV *arg)
 {
     SV *sv = SvROK(arg) ? SvRV(arg) : arg;
-    if (SvTYPE(sv) == SVt_PVIO)
-        return (IO *)sv;
-    return isGV_with_GP(sv) ? GvIO((GV *)sv) : NULL;
-}
-
-static bool is_handle(SV *arg)
-{
-    SV *sv = SvROK(arg) ? SvRV(arg) : arg;
-    return SvTYPE(sv) == SVt_PVIO || isGV_with_GP(sv);
+    return SvTYPE(sv) == SVt_PVIO || isGV_with_GP(sv) ? sv : NULL;
 }
 
 int sve_arg_fd(pTHX_ CV *cv, SV *arg)
 {
     refuse_method_call(aTHX_ cv, arg);
     SvGETMAGIC(arg);
-    if (!is_handle(arg)) {
+    SV *handle = glob_or_io(arg);
+    if (!handle) {
         int fd = integer(aTHX_ cv, arg, "file descriptor");
         if (fd < 0)
             sve_cannot(aTHX_ cv, "file descriptor %d is negative", fd);
         return fd;
     }
-    IO *io = handle(arg);
+    IO *io = SvTYPE(handle) == SVt_PVIO ? (IO *)handle : GvIO((GV *)handle);
     if (io && SvRMAGICAL((SV *)io) && mg_find((SV *)io, PERL_MAGIC_tiedscalar))
         sve_cannot(aTHX_ cv, "handle %s is tied: it has no file descriptor", shown(aTHX_ arg));
     PerlIO *file = io ? IoIFP(io) : NULL;
@@ -178,10 +172,12 @@ int sve_arg_fd(pTHX_ CV *cv, SV *arg)
 
 SV *sve_arg_code(pTHX_ CV *cv, SV *arg)
 {
-    SvGETMAGIC(arg);
-    if (SvROK(arg) && (SvTYPE(SvRV(arg)) == SVt_PVCV || overloads(aTHX_ arg, "(&{}")))
-        return arg;
-    sve_cannot(aTHX_ cv, "callback %s is not a code reference", shown(aTHX_ arg));
+    /* A copy is checked and kept: a tied variable may say something else the next time. */
+    SV *code = sv_mortalcopy(arg);
+
+    if (!SvROK(code) || (SvTYPE(SvRV(code)) != SVt_PVCV && !overloads(aTHX_ code, "(&{}")))
+        sve_cannot(aTHX_ cv, "callback %s is not a code reference", shown(aTHX_ code));
+    return code;
 }
 
 NV sve_arg_seconds(pTHX_ CV *cv, SV *arg)

@@ -13,7 +13,7 @@ void sve_cannot(pTHX_ CV *cv, const char *format, ...)
 
 int sve_arg_id(pTHX_ CV *cv, SV *arg);
 int sve_arg_fd(pTHX_ CV *cv, SV *arg);
-int sve_arg_any_events(pTHX_ CV *cv, SV *arg);
+int sve_arg_events_checked(pTHX_ CV *cv, SV *arg);
 int sve_arg_ms(pTHX_ CV *cv, SV *arg);
 SV *sve_arg_code(pTHX_ CV *cv, SV *arg);
 
@@ -22,7 +22,7 @@ static inline int sve_arg_events(pTHX_ CV *cv, SV *arg)
 {
     if ((SvFLAGS(arg) & (SVf_IOK | SVs_GMG)) == SVf_IOK && !(SvUVX(arg) & ~(UV)15))
         return (int)SvUVX(arg);
-    return sve_arg_any_events(aTHX_ cv, arg);
+    return sve_arg_events_checked(aTHX_ cv, arg);
 }
 
 /* Seconds, negative when the argument is undef: no limit. */

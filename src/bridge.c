@@ -59,10 +59,12 @@ static struct {
     /* Owner. */
     sve_watch *wake;
     bool wake_refused, tending_wake;
-    sve_watch *due;
+    bool emptying;
+    sve_watch *due, **due_end;
     size_t due_count;
+    unsigned long last_due;
     int running;
-} core = { .lock = PTHREAD_MUTEX_INITIALIZER };
+} core = { .lock = PTHREAD_MUTEX_INITIALIZER, .due_end = &core.due };
 
 static void lock(void) { pthread_mutex_lock(&core.lock); }
 static void unlock(void) { pthread_mutex_unlock(&core.lock); }
@@ -129,13 +131,15 @@ static void take_wake_watch(sve_loop *loop)
     sve_watch_unref(wake);
 }
 
+static bool has_threads(void) { return core.foreign_seen || !SINGLE_THREADED; }
+
 static bool wants_wake_watch(const sve_loop *loop)
 {
-    if (loop->wake_watch == SVE_WAKE_AUTO
-        ? !(core.foreign_seen || !SINGLE_THREADED) || !atomic_load(&core.table.count)
-        : loop->wake_watch == SVE_WAKE_NEVER)
+    if (loop->wake || core.wake_refused)
         return false;
-    return !loop->wake && !core.wake_refused;
+    if (loop->wake_watch != SVE_WAKE_AUTO)
+        return loop->wake_watch == SVE_WAKE_ALWAYS;
+    return has_threads() && atomic_load(&core.table.count);
 }
 
 static void tend_wake_watch(sve_loop *loop)
@@ -156,11 +160,10 @@ bool sve_bridge_is_wake(const sve_watch *watch) { return watch->cb.handle == on_
 
 static void put_on_due_list(sve_watch *watch)
 {
-    sve_watch **link = &core.due;
-    while (*link)
-        link = &(*link)->next_due;
+    watch->due_as = ++core.last_due;
     watch->next_due = NULL;
-    *link = watch;
+    *core.due_end = watch;
+    core.due_end = &watch->next_due;
     core.due_count++;
 }
 
@@ -179,17 +182,24 @@ static void retire(sve_loop *loop, sve_watch *watch)
 
 static void carry_out(sve_loop *loop, sve_watch *watch, unsigned calls, int value)
 {
-    if (calls & SVE_REMOVE)
+    if (calls & SVE_REMOVE) {
         retire(loop, watch);
-    else if (calls & SVE_ADD)
+    } else if (calls & SVE_ADD) {
+        watch->attaching = true;
         watch->attached = loop->attach(loop, watch, value);
-    else if (watch->attached)
+        watch->attaching = false;
+    } else if (watch->attached) {
         loop->update(loop, watch, value);
+    }
 }
 
-/* Only as many as were there at the start: a busy thread must not hold the owner up. */
+/* Only as many as were there at the start: a busy thread must not hold the owner up. Not from within
+ * itself: a call must not overtake the one for the same id that is being carried out. */
 static void empty_mailbox(sve_loop *loop)
 {
+    if (core.emptying)
+        return;
+    core.emptying = true;
     for (size_t left = atomic_load(&core.mailbox.count); left; left--) {
         unsigned calls;
         lock();
@@ -197,10 +207,35 @@ static void empty_mailbox(sve_loop *loop)
         int value = watch ? watch->value : 0;
         unlock();
         if (!watch)
-            return;
+            break;
         carry_out(loop, watch, calls, value);
         sve_watch_unref(watch);
     }
+    core.emptying = false;
+}
+
+static void wake_owner(void)
+{
+    sve_loop *loop = core.loop;
+    if (loop && loop->wake)
+        loop->wake(loop);
+    else
+        sve_mailbox_ring(&core.mailbox);
+}
+
+/* What came while the mailbox was not empty, or before it had its fd, has woken nobody. */
+static void wake_for_the_rest(void)
+{
+    if (sve_mailbox_is_empty(&core.mailbox))
+        return;
+    lock();
+    wake_owner();
+    unlock();
+}
+
+static bool needs_delivery(sve_loop *loop)
+{
+    return !sve_mailbox_is_empty(&core.mailbox) || (loop && wants_wake_watch(loop) != !!core.wake);
 }
 
 /* Every call of libvirt begins and ends with these two. */
@@ -217,6 +252,7 @@ static sve_loop *enter(void)
 static void leave(sve_loop *loop)
 {
     tend_wake_watch(loop);
+    wake_for_the_rest();
     if (core.due)
         loop->later(loop);
 }
@@ -231,15 +267,9 @@ void sve_bridge_deliver(void)
 /* Another thread's call, under the lock. */
 static void post(sve_watch *watch, unsigned call)
 {
-    sve_loop *loop = core.loop;
-
     core.foreign_seen = true;
-    if (!sve_mailbox_post(&core.mailbox, watch, call))
-        return;
-    if (loop && loop->wake)
-        loop->wake(loop);
-    else
-        sve_mailbox_ring(&core.mailbox);
+    if (sve_mailbox_post(&core.mailbox, watch, call))
+        wake_owner();
 }
 
 static bool take_id(sve_watch *watch)
@@ -295,49 +325,57 @@ static sve_watch *find(sve_kind kind, int id)
     return watch && watch->kind == kind ? watch : NULL;
 }
 
+/* Whether the owner may carry the call out at once. It may not while the watch is just being
+ * attached, out of the mailbox: then its call waits there, too. */
+static bool is_direct(sve_loop *loop, const sve_watch *watch) { return loop && !watch->attaching; }
+
 static void update(sve_kind kind, int id, int value)
 {
     sve_loop *loop = enter();
+    bool direct = false;
 
     trace("update_%s(%d, %d)", noun(kind), id, value);
     lock();
     sve_watch *watch = find(kind, id);
     if (watch) {
         watch->value = value;
-        if (loop)
+        direct = is_direct(loop, watch);
+        if (direct)
             sve_watch_ref(watch);
         else
             post(watch, SVE_UPDATE);
     }
     unlock();
-    if (!loop)
-        return;
-    if (watch) {
+    if (direct) {
         if (watch->attached)
             loop->update(loop, watch, value);
         sve_watch_unref(watch);
     }
-    leave(loop);
+    if (loop)
+        leave(loop);
 }
 
 static int remove_(sve_kind kind, int id)
 {
     sve_loop *loop = enter();
+    bool direct = false;
 
     trace("remove_%s(%d)", noun(kind), id);
     lock();
     sve_watch *watch = find(kind, id);
     if (watch) {
         sve_table_remove(&core.table, watch);
-        if (!loop)
+        direct = is_direct(loop, watch);
+        if (direct)
+            watch->pending = 0;
+        else
             post(watch, SVE_REMOVE);
     }
     unlock();
-    if (!loop)
-        return watch ? 0 : -1;
-    if (watch)
+    if (direct)
         retire(loop, watch);
-    leave(loop);
+    if (loop)
+        leave(loop);
     return watch ? 0 : -1;
 }
 
@@ -393,11 +431,15 @@ sve_registrant sve_bridge_probe(void)
 
 sve_verdict sve_bridge_begin(sve_watch *watch)
 {
-    sve_loop *loop = core.loop;
-
-    if (!sve_mailbox_is_empty(&core.mailbox))
-        empty_mailbox(loop);
-    tend_wake_watch(loop);
+    if (needs_delivery(core.loop)) {
+        /* A removal delivered now may end the token, and with it the caller's hold on the watch. */
+        sve_watch_ref(watch);
+        sve_bridge_deliver();
+        bool gone = !watch->attached;
+        sve_watch_unref(watch);
+        if (gone)
+            return SVE_GONE;
+    }
     if (!watch->attached)
         return SVE_GONE;
     if (watch->running)
@@ -409,10 +451,14 @@ sve_verdict sve_bridge_begin(sve_watch *watch)
 
 void sve_bridge_end(sve_watch *watch)
 {
+    sve_loop *loop = core.loop;
+    bool due = watch->due_as && watch->running == 1;
+
+    if (due)
+        watch->due_as = ++core.last_due;
     sve_watch_end(watch);
     core.running--;
-    sve_loop *loop = core.loop;
-    if (core.due && loop)
+    if (due && loop)
         loop->later(loop);
 }
 
@@ -427,26 +473,30 @@ void sve_bridge_call(sve_watch *watch, int events)
     }
 }
 
-static sve_watch *take_due(void)
+static sve_watch *take_due(unsigned long from)
 {
     sve_watch **link = &core.due, *watch;
-    while (*link && (*link)->running)
+    while (*link && ((*link)->running || (*link)->due_as < from))
         link = &(*link)->next_due;
     watch = *link;
     if (watch) {
         *link = watch->next_due;
+        if (!*link)
+            core.due_end = link;
         core.due_count--;
     }
     return watch;
 }
 
-void sve_bridge_settle(void)
+unsigned long sve_bridge_last_due(void) { return core.last_due; }
+
+void sve_bridge_settle(unsigned long from)
 {
     sve_errors errors;
     sve_errors_put_aside(&errors);
 
     /* A free function may remove other watches, and settle in its turn: look from the start each time. */
-    for (sve_watch *watch; (watch = take_due());) {
+    for (sve_watch *watch; (watch = take_due(from));) {
         virFreeCallback ff = watch->ff;
         void *opaque = watch->opaque;
         trace("free %s %d", noun(watch->kind), watch->id);
@@ -474,14 +524,36 @@ void sve_bridge_set_loop(sve_loop *loop)
 
 void sve_bridge_abandon(void)
 {
+    unsigned calls;
+    size_t count;
+    sve_watch *watch;
+
     lock();
     core.loop = NULL;
-    for (size_t i = 0; core.table.buckets && i < core.table.size; i++)
-        for (sve_watch *watch = core.table.buckets[i]; watch; watch = watch->next_in_bucket)
-            watch->attached = false;
+    while ((watch = sve_mailbox_take(&core.mailbox, &calls))) {
+        watch->attached = false;
+        if (calls & SVE_REMOVE)
+            sve_watch_unref(watch);
+        sve_watch_unref(watch);
+    }
+    sve_watch **list = sve_table_list(&core.table, &count);
+    for (size_t i = 0; list && i < count; i++) {
+        list[i]->attached = false;
+        sve_table_remove(&core.table, list[i]);
+        sve_watch_unref(list[i]);
+    }
     unlock();
+    if (list)
+        sve_bridge_list_free(list, count);
+    while ((watch = core.due)) {
+        core.due = watch->next_due;
+        sve_watch_unref(watch);
+    }
+    if (core.wake)
+        sve_watch_unref(core.wake);
     core.wake = NULL;
-    core.due = NULL;
+    core.wake_refused = core.tending_wake = core.emptying = false;
+    core.due_end = &core.due;
     core.due_count = 0;
     core.running = 0;
 }
@@ -530,6 +602,9 @@ sve_census sve_bridge_census(void)
     sve_census census = { .due = core.due_count, .running = core.running };
 
     lock();
+    /* A removal of another thread that came after the last delivery is still to be carried out. */
+    for (const sve_watch *watch = core.mailbox.head; watch; watch = watch->next_posted)
+        census.due += (watch->pending & SVE_REMOVE) != 0;
     for (size_t i = 0; core.table.buckets && i < core.table.size; i++)
         for (const sve_watch *watch = core.table.buckets[i]; watch; watch = watch->next_in_bucket)
             watch->kind == SVE_HANDLE ? census.handles++ : census.timers++;

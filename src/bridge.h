@@ -21,10 +21,11 @@ typedef struct {
 
 extern const sve_functions sve_bridge_functions;
 
-/* The loop that serves from now on, or NULL. Nothing may be registered with the one
- * before, which is made to let go of the wake watch first. */
-void sve_bridge_let_go(void);
+/* The loop that serves from now on, or NULL. Nothing may be registered with the one before. */
 void sve_bridge_set_loop(sve_loop *loop);
+
+/* Takes the wake watch away from the loop; before another one is set. */
+void sve_bridge_let_go(void);
 
 /* The owner ends: its loop is gone, with all that it had attached, and no free function
  * is run any more. libvirt's calls are answered all the same. */
@@ -42,8 +43,10 @@ void sve_bridge_end(sve_watch *watch);
 /* libvirt's callback itself; events is of no meaning for timers. */
 void sve_bridge_call(sve_watch *watch, int events);
 
-/* Runs every free function that is due and may run; the stack must be clean. */
-void sve_bridge_settle(void);
+/* Free functions are due in the order of removal, and numbered. Settling runs those from that number
+ * on that may run: the stack must be clean of the libvirt calls that removed these. */
+unsigned long sve_bridge_last_due(void);
+void sve_bridge_settle(unsigned long from);
 
 typedef struct {
     size_t handles, timers;              /* registered */

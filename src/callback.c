@@ -6,7 +6,10 @@
 typedef struct {
     sve_border *border;                  /* the innermost */
     int locked;                          /* calls under libvirt's locks on the stack */
-    bool settling_later;
+    const PERL_SI *settling_stack;       /* the Perl frame whose statement the last mortal waits for */
+    I32 settling_frame;
+    unsigned long settling_from;         /* the first free function that it will run */
+    unsigned long settling;              /* the last one that any mortal will run */
     SV *spare_error;                     /* recycled by open_frame */
     SV *spare_number[SVE_NUMBERS];       /* recycled by sve_number */
 } my_cxt_t;
@@ -60,7 +63,13 @@ static void put_back(pTHX_ void *pointer)
 {
     dMY_CXT;
     sve_frame *frame = pointer;
-    SV *error = GvSV(PL_errgv), *topic = GvSV(PL_defgv);
+    SV *topic = GvSV(PL_defgv);
+
+    /* A DESTROY that this runs may set both once more. */
+    GvSV(PL_defgv) = NULL;
+    SvREFCNT_dec(topic);
+    SV *error = GvSV(PL_errgv);
+    topic = GvSV(PL_defgv);
     GvSV(PL_errgv) = frame->error;
     GvSV(PL_defgv) = frame->topic;
     PL_tmps_floor = frame->temporaries;
@@ -154,6 +163,8 @@ SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result)
     return error;
 }
 
+static void settle_later(pTHX);
+
 /* Borders, parked exceptions and warnings. */
 
 static void leave_border(pTHX_ void *pointer)
@@ -167,9 +178,10 @@ static void leave_border(pTHX_ void *pointer)
     put_back(aTHX_ &border->frame);
     /* Still there: something else is unwinding the stack, so the caller hears of that instead. */
     if (border->error) {
-        sve_warn(aTHX_ border->error, "");
+        sve_warn(aTHX_ border->error, SvPV_nolen(border->prefix));
         SvREFCNT_dec(border->error);
     }
+    SvREFCNT_dec(border->prefix);
 }
 
 void sve_border_open(pTHX_ sve_border *border, bool adds)
@@ -177,7 +189,7 @@ void sve_border_open(pTHX_ sve_border *border, bool adds)
     dMY_CXT;
 
     border->outer = MY_CXT.border;
-    border->error = NULL;
+    border->error = border->prefix = NULL;
     border->running = NULL;
     border->adds = adds;
     open_frame(aTHX_ &MY_CXT, &border->frame, false, leave_border);
@@ -205,6 +217,16 @@ void sve_warn_now(pTHX_ SV *prefix, SV *error)
     warn_sv(prefix);
 }
 
+static bool keep_in_border(pTHX_ sve_border *border, SV *error, const char *prefix)
+{
+    if (!border || border->error)
+        return false;
+    border->error = newSVsv(error);
+    SvREFCNT_dec(border->prefix);
+    border->prefix = newSVpv(prefix, 0);
+    return true;
+}
+
 void sve_warn(pTHX_ SV *error, const char *prefix)
 {
     dMY_CXT;
@@ -217,32 +239,28 @@ void sve_warn(pTHX_ SV *error, const char *prefix)
     args[0] = sv_2mortal(newSVpv(prefix, 0));
     args[1] = error ? sv_mortalcopy(error) : &PL_sv_undef;
     died = sve_eval(aTHX_ (SV *)get_cv("Sys::Virt::Event::_warn", 0), G_VOID, args, 2, NULL);
-    if (died && MY_CXT.border && !MY_CXT.border->error)
-        MY_CXT.border->error = newSVsv(died);
-    else if (died)
+    if (died && !keep_in_border(aTHX_ MY_CXT.border, died, ""))
         PerlIO_printf(PerlIO_stderr(), "%s%s", prefix,
                       SvPOK(died) ? SvPV_nolen(died) : "the warning handler died\n");
     sve_leave(aTHX_ &frame);
+    settle_later(aTHX);
 }
 
 void sve_park(pTHX_ SV *error, const char *prefix)
 {
     dMY_CXT;
 
-    if (MY_CXT.border && !MY_CXT.border->error)
-        MY_CXT.border->error = newSVsv(error);
-    else
+    if (!keep_in_border(aTHX_ MY_CXT.border, error, prefix))
         sve_warn(aTHX_ error, prefix);
 }
 
 void sve_refuse(pTHX_ SV *error, const char *prefix)
 {
     dMY_CXT;
-    sve_border *border = MY_CXT.border;
+    sve_border *border = MY_CXT.border && MY_CXT.border->adds ? MY_CXT.border : NULL;
+    SV *reason = error ? error : sv_2mortal(newSVpv(prefix, 0));
 
-    if (border && border->adds && !border->error)
-        border->error = error ? newSVsv(error) : newSVpv(prefix, 0);
-    else
+    if (!keep_in_border(aTHX_ border, reason, error ? prefix : ""))
         sve_warn(aTHX_ error, prefix);
 }
 
@@ -289,43 +307,72 @@ void sve_run_callback(pTHX_ sve_watch *watch, int events)
     sve_border_close(aTHX_ &border);
 }
 
-/* Free functions wait on a mortal: perl frees it when the caller's statement is done, which
- * is when libvirt's frames have left the stack. */
+/* Free functions wait on a mortal: perl frees it when the statement is done that made the call of
+ * libvirt, which has left the stack then. Perl code that this call runs meanwhile has statements of
+ * its own; so a mortal runs only what became due at its own level or deeper. */
+
+/* Then no call that this frame made before is still on the stack. */
+static bool has_mortal_here(pTHX_ const my_cxt_t *cxt)
+{
+    return cxt->settling_stack == PL_curstackinfo && cxt->settling_frame == cxstack_ix;
+}
+
+static void settle_from(pTHX_ unsigned long from)
+{
+    sve_frame frame;
+
+    sve_enter(aTHX_ &frame, false);
+    sve_bridge_settle(from);
+    sve_leave(aTHX_ &frame);
+}
 
 void sve_settle_now(pTHX)
 {
     dMY_CXT;
-    sve_frame frame;
 
-    if (PL_dirty || MY_CXT.locked)
-        return;
-    sve_enter(aTHX_ &frame, false);
-    sve_bridge_settle();
-    sve_leave(aTHX_ &frame);
+    if (!MY_CXT.locked)
+        settle_from(aTHX_ has_mortal_here(aTHX_ &MY_CXT) ? MY_CXT.settling_from : MY_CXT.settling + 1);
 }
 
 static int settle(pTHX_ SV *sv, MAGIC *magic)
 {
     dMY_CXT;
+    unsigned long from = (unsigned long)PTR2UV(magic->mg_ptr);
     PERL_UNUSED_ARG(sv);
-    PERL_UNUSED_ARG(magic);
 
-    MY_CXT.settling_later = false;
-    sve_settle_now(aTHX);
+    MY_CXT.settling_stack = NULL;
+    if (PL_dirty)
+        return 0;
+    if (!MY_CXT.locked)
+        settle_from(aTHX_ from);
+    else if (MY_CXT.settling >= from)
+        MY_CXT.settling = from - 1;      /* the frame that holds the lock asks again when it is left */
     return 0;
 }
 
 static const MGVTBL settle_vtbl = { .svt_free = settle };
 
-void sve_settle_later(pTHX)
+static void settle_later(pTHX)
 {
     dMY_CXT;
+    unsigned long from = MY_CXT.settling + 1;
 
-    /* Under a lock the frame that holds it asks again when it is left. */
-    if (MY_CXT.settling_later || MY_CXT.locked || PL_dirty)
+    if (MY_CXT.locked || PL_dirty || sve_bridge_last_due() < from)
         return;
-    MY_CXT.settling_later = true;
-    sv_magicext(sv_newmortal(), NULL, PERL_MAGIC_ext, &settle_vtbl, NULL, 0);
+    MY_CXT.settling = sve_bridge_last_due();
+    if (has_mortal_here(aTHX_ &MY_CXT))
+        return;
+    sv_magicext(sv_newmortal(), NULL, PERL_MAGIC_ext, &settle_vtbl, INT2PTR(char *, (UV)from), 0);
+    MY_CXT.settling_stack = PL_curstackinfo;
+    MY_CXT.settling_frame = cxstack_ix;
+    MY_CXT.settling_from = from;
+}
+
+void sve_settle_later(sve_loop *loop)
+{
+    dTHXa(sve_owner());
+    PERL_UNUSED_ARG(loop);
+    settle_later(aTHX);
 }
 
 /* Perl code that a program watches with. The opaque that libvirt keeps is the code. */
@@ -455,14 +502,10 @@ XS_INTERNAL(sve_protected_call)
     dXSARGS;
     MAGIC *magic = mg_findext((SV *)cv, PERL_MAGIC_ext, &protect_vtbl);
     sve_frame frame;
-    SV *error, *result = NULL, **args;
+    SV *error, *result = NULL;
 
     sve_enter(aTHX_ &frame, false);
-    /* A copy of the list: a callee that grows the stack may move it. */
-    Newx(args, items + 1, SV *);
-    SAVEFREEPV(args);
-    Copy(&ST(0), args, items, SV *);
-    error = sve_eval(aTHX_ magic->mg_obj, GIMME_V, args, items, GIMME_V == G_VOID ? NULL : &result);
+    error = sve_eval(aTHX_ magic->mg_obj, GIMME_V, &ST(0), items, GIMME_V == G_VOID ? NULL : &result);
     if (error)
         sve_park(aTHX_ error, "Exception in a protected callback: ");
     /* A copy for the caller: ours dies with the frame. */

@@ -45,7 +45,7 @@ typedef struct sve_border sve_border;
 struct sve_border {
     sve_frame frame;                     /* must be first */
     sve_border *outer;
-    SV *error;
+    SV *error, *prefix;                  /* what was parked, and how it starts as a warning */
     sve_watch *running;                  /* whose callback ends with the border */
     bool adds;                           /* it is a public add_*: a refusal is its exception */
 };
@@ -71,9 +71,11 @@ void sve_warn_now(pTHX_ SV *prefix, SV *error);
 void sve_dispatch(pTHX_ sve_watch *watch, int events);
 void sve_run_callback(pTHX_ sve_watch *watch, int events);
 
-/* Runs the free functions that are due: at the end of the caller's statement, or now, for
- * an XSUB that Perl called, unless libvirt's locks are held. */
-void sve_settle_later(pTHX);
+/* For sve_loop's later: the free functions that became due run when the statement that made the
+ * call of libvirt is done. */
+void sve_settle_later(sve_loop *loop);
+
+/* The same, now, for an XSUB that Perl called. */
 void sve_settle_now(pTHX);
 
 /* The public functions: Perl code watched through libvirt. */

@@ -56,16 +56,9 @@ static void detach(sve_loop *loop, sve_watch *watch)
         virEventRemoveTimeout(libvirts_id(watch));
 }
 
-static void later(sve_loop *loop)
-{
-    dTHXa(sve_owner());
-    PERL_UNUSED_ARG(loop);
-    sve_settle_later(aTHX);
-}
-
 static sve_loop libvirts_loop = {
     .is_owner = sve_is_owner, .attach = attach, .update = update, .detach = detach,
-    .wake_watch = SVE_WAKE_NEVER, .later = later,
+    .wake_watch = SVE_WAKE_NEVER, .later = sve_settle_later,
 };
 
 void sve_default_loop_serve(void) { sve_bridge_set_loop(&libvirts_loop); }

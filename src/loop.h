@@ -30,7 +30,7 @@ struct sve_loop {
     void (*wake)(sve_loop *loop);
     sve_wake_policy wake_watch;
 
-    /* Call sve_bridge_settle soon, from a clean stack. */
+    /* Free functions became due: call sve_bridge_settle soon, from a clean stack. */
     void (*later)(sve_loop *loop);
 };
 

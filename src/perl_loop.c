@@ -13,7 +13,6 @@ static const char *const names[][2] = {
 
 /* One object at a time serves libvirt. watch->slot holds what its add method returned. */
 static struct {
-    sve_loop loop;
     SV *impl;
     SV *methods[3][2];                   /* the names */
 } object;
@@ -121,12 +120,11 @@ static void detach(sve_loop *loop, sve_watch *watch)
     sve_leave(aTHX_ &frame);
 }
 
-static void later(sve_loop *loop)
-{
-    dTHXa(sve_owner());
-    PERL_UNUSED_ARG(loop);
-    sve_settle_later(aTHX);
-}
+/* Other threads read it at any moment, so but for the owner's wake_watch it never changes. */
+static sve_loop object_loop = {
+    .is_owner = sve_is_owner, .attach = attach, .update = update, .detach = detach,
+    .later = sve_settle_later,
+};
 
 /* Code of the class's own: neither ours nor Sys::Virt's functions of the same names, which
  * `can` alone finds, be they inherited or imported. */
@@ -174,14 +172,11 @@ void sve_perl_loop_serve(pTHX_ SV *impl, sve_wake_policy wake)
     } else {
         make_names(aTHX);
     }
-    object.loop = (sve_loop){
-        .is_owner = sve_is_owner, .attach = attach, .update = update, .detach = detach,
-        .wake_watch = wake, .later = later,
-    };
+    object_loop.wake_watch = wake;
     object.impl = newRV_inc(SvRV(impl));
     SvREADONLY_on(object.impl);
     sv_setsv(get_sv("Sys::Virt::Event::eventimpl", GV_ADD), impl);
-    sve_bridge_set_loop(&object.loop);
+    sve_bridge_set_loop(&object_loop);
 }
 
 void sve_perl_loop_forget(void) { object.impl = NULL; }

@@ -11,8 +11,8 @@
 
 static struct {
     sve_registration kind;
-    PerlInterpreter *perl;
-    pthread_t thread;
+    PerlInterpreter *_Atomic perl;
+    _Atomic pthread_t thread;
 } registered;
 
 sve_registration sve_registered(void) { return registered.kind; }
@@ -21,7 +21,8 @@ PerlInterpreter *sve_owner(void) { return registered.perl; }
 bool sve_is_owner(sve_loop *loop)
 {
     (void)loop;
-    return registered.perl && PERL_GET_CONTEXT == registered.perl
+    PerlInterpreter *perl = registered.perl;
+    return perl && PERL_GET_CONTEXT == perl
         && pthread_equal(pthread_self(), registered.thread);
 }
 

@@ -74,16 +74,12 @@ static void run_object(pTHX_ const char *method, NV seconds)
 {
     dSP;
 
-    ENTER;
-    SAVETMPS;
     PUSHMARK(SP);
     EXTEND(SP, 2);
-    PUSHs(sve_perl_loop_object(aTHX));
+    PUSHs(sv_mortalcopy(sve_perl_loop_object(aTHX)));
     mPUSHn(seconds);
     PUTBACK;
     call_method(method, G_DISCARD);
-    FREETMPS;
-    LEAVE;
 }
 
 /* sve_now is too coarse: not a moment before the time is over. */
@@ -99,6 +95,8 @@ bool sve_drain(pTHX_ CV *cv, NV seconds)
     const NV slice = 0.01;               /* run_for does not return earlier */
 
     sve_must_be_registered(aTHX_ cv);
+    if (sve_bridge_census().running)
+        sve_cannot(aTHX_ cv, "a callback is running, which cannot go before it returns");
     const char *method = sve_registered() == SVE_OBJECT ? runner(aTHX_ cv) : NULL;
     NV end = clock_seconds() + seconds;
     while (!sve_is_idle(aTHX_ cv)) {
@@ -106,10 +104,14 @@ bool sve_drain(pTHX_ CV *cv, NV seconds)
         if (left <= 0)
             return false;
         left = left < slice ? left : slice;
+        ENTER;
+        SAVETMPS;
         if (method)
             run_object(aTHX_ method, left);
         else
             sve_default_loop_run(aTHX_ cv, left);
+        FREETMPS;
+        LEAVE;
     }
     return true;
 }

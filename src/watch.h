@@ -42,11 +42,13 @@ struct sve_watch {
 
     /* Owner. */
     bool attached;                       /* the loop has it; it may be dispatched */
+    bool attaching;                      /* the loop is asked for it, out of the mailbox */
     bool warned;                         /* a refusal to dispatch was reported */
     int running;                         /* callbacks of this watch on the stack: they hold it, too */
     unsigned long dispatched;
     long long last;                      /* sve_now, when last dispatched */
     void *slot;                          /* the back-end's */
+    unsigned long due_as;                /* removed: its number among the free functions that are due */
     sve_watch *next_due;
 };
 

@@ -165,8 +165,10 @@ sub _poll {
     } @$handles;
     # A fraction of a millisecond is rounded up, or the last one would be spent polling.
     my $ms = !defined $seconds ? -1 : $seconds <= 0 ? 0 : $seconds > 1e6 ? 1e9 : int($seconds * 1000) + 1;
+    my $count = IO::Poll::_poll($ms, @polled);
     # On a signal there is nothing ready; perl has run the handler by then.
-    return if IO::Poll::_poll($ms, @polled) <= 0;
+    Carp::croak("Cannot poll: $!") if $count < 0 && !$!{EINTR};
+    return if $count <= 0;
     my @ready;
     for my $handle (@$handles) {
         my (undef, $bits) = splice @polled, 0, 2;
