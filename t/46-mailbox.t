@@ -1,0 +1,135 @@
+# Calls of other threads that come at the wrong moment: none is lost, none overtakes another, none frees what is in use.
+use strict;
+use warnings;
+
+use Test::More;
+use lib 't/lib';
+use VirtTest;
+use Sys::Virt::Event qw(:all);
+use Sys::Virt::Event::Poll;
+use VirtTest::CApi;
+use VirtTest::Child;
+use VirtTest::Loop;
+
+watchdog(60);
+
+# Makes calls from another thread, while this one waits for them in C, and returns their results.
+sub foreign { return @{ VirtTest::CApi::run_blocked(@_)->{results} } }
+
+sub fired { return scalar grep { $_->{what} eq 'timer' && $_->{added_as} == $_[0] } VirtTest::CApi::events() }
+
+# Poll, with code that is run in a method once.
+{
+    package HookedPoll;
+    our @ISA = ('Sys::Virt::Event::Poll');
+    our %hook;
+    sub update_timeout {
+        my ($self, @arguments) = @_;
+        my $code = shift @{ $hook{update_timeout} || [] };
+        $code->() if $code;
+        return $self->SUPER::update_timeout(@arguments);
+    }
+}
+
+my ($woken) = in_child {
+    my $loop = HookedPoll->new->register;
+    my @timers = map { VirtTest::CApi::add_timeout(-1) } 1 .. 5;
+    $HookedPoll::hook{update_timeout} = [
+        sub { foreign(map { [update_timeout => $timers[$_], -1] } 2, 3) }, undef,
+        sub { foreign([update_timeout => $timers[4], 1]) },
+    ];
+    foreign(map { [update_timeout => $timers[$_], -1] } 0, 1);
+    $loop->run_until(sub { fired($timers[4]) }, 5);
+};
+ok $woken, 'what comes while the mailbox is emptied wakes the loop';
+
+my ($rung) = in_child {
+    my $loop = VirtTest::Loop->new->register;
+    foreign([add_timeout => -1]);
+    $loop->on(add_timeout => sub {
+        my ($loop) = @_;
+        $loop->on(add_timeout => undef);
+        foreign([add_timeout => 1]);
+        return $loop->{last_key};
+    });
+    watches();
+    my $wake = $loop->latest;
+    vec(my $bits = '', $wake->{fd}, 1) = 1;
+    scalar select $bits, undef, undef, 0;
+};
+is $rung, 1, 'what came before there was a wake watch makes it readable';
+
+my @log = in_child {
+    my $loop = VirtTest::Loop->new->register(wake => 0);
+    my ($id) = foreign([add_timeout => 5]);
+    $loop->on(add_timeout => sub {
+        my ($loop, $ms) = @_;
+        $loop->on(add_timeout => undef);
+        foreign([update_timeout => $id, 6], [remove_timeout => $id]);
+        watches();
+        return $loop->{last_key};
+    });
+    watches();
+    my $token = $loop->latest;
+    watches();
+    $loop->dispatch($token);
+    ((map { "@$_" } $loop->calls), map { "$_->{what} $_->{thread}" } VirtTest::CApi::events());
+};
+is_deeply \@log, ['add_timeout 5', 'remove_timeout 1', 'ff main'],
+    'a removal that comes while the loop is asked for the watch: asked to remove it, freed once, not run';
+
+@log = in_child {
+    my $loop = VirtTest::Loop->new->register(wake => 0);
+    my ($id) = foreign([add_timeout => 5]);
+    $loop->on(add_timeout => sub {
+        my ($loop, $ms) = @_;
+        VirtTest::CApi::update_timeout($id, 7);
+        return $loop->{last_key};
+    });
+    watches();
+    watches();
+    map { "@$_" } $loop->calls;
+};
+is_deeply \@log, ['add_timeout 5', 'update_timeout 1 7'], "the owner's own call meanwhile is not lost";
+
+# The wake watch goes with the last watch, while the loop dispatches it out of its own record.
+my ($survived) = in_child {
+    my $loop = VirtTest::Loop->new->register;
+    my ($id) = foreign([add_timeout => 1000]);
+    watches();
+    my $wake = $loop->latest;
+    my $record = $loop->{watches}{ $wake->{key} };
+    foreign([remove_timeout => $id]);
+    delete $loop->{latest};
+    $loop->_run_handle_callback($record->{key}, $record->{fd}, 1, $record->{cb}, $record->{opaque});
+    (join ' ', map { $_->[0] } $loop->calls);
+};
+is $survived, 'add_timeout add_handle remove_timeout remove_handle', 'a wake watch that goes while it is dispatched';
+
+my ($misplaced) = in_child {
+    my $misplaced = 0;
+    my @loops = map { VirtTest::Loop->new } 1, 2;
+    register($loops[0], wake => 0);
+    my $end = time + 1;
+    my $turn = 0;
+    until (time > $end) {
+        my $thread = VirtTest::CApi::spawn(map { ([add_timeout => -1], [remove_timeout => \-1]) } 1 .. 20);
+        until ($thread->is_done) {
+            $turn = !$turn if eval { register($loops[!$turn], wake => 0); 1 };
+        }
+        $thread->join;
+        VirtTest::CApi::events();
+    }
+    for my $loop (@loops) {
+        my %known;
+        for ($loop->calls) {
+            my ($method, $key) = @$_;
+            $misplaced++ if $method eq 'remove_timeout' && !$loop->{last_key};
+            $misplaced++ if $method eq 'remove_timeout' && $key > $loop->{last_key};
+        }
+    }
+    $misplaced;
+};
+is $misplaced, 0, 'a loop is not asked to remove what another one has';
+
+done_testing;
