@@ -356,6 +356,7 @@ The loop is run by the object's method C<run_for>, else C<run_once>, with the nu
 most, or after register_default by run_default. Exceptions of callbacks come out of it. Dies also with:
 
   Cannot drain: no event loop is registered
+  Cannot drain: a callback is running, which cannot go before it returns
   Cannot drain: My::Loop has neither run_for nor run_once
   Cannot drain: number of seconds "soon" is not a number
   Cannot drain: number of seconds -1 is negative

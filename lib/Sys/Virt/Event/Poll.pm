@@ -332,6 +332,9 @@ An exception of a callback does not end the pass. When all that was ready has be
 leaves C<run_once>, and with it C<run>, C<run_for> or C<run_until>; others of the same pass are warnings. The loop
 can be run again afterwards. Timers and handles stay registered.
 
+Of its own the loop dies with C<Cannot run: number of seconds soon is not a number>, and with C<Cannot poll:> and the
+system's reason where poll(2) fails.
+
 =head1 SIGNALS
 
 A signal ends the wait, and handlers in C<%SIG> run then; C<run> goes on. They may call C<stop>, or die. A handler
