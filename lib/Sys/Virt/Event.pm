@@ -41,7 +41,7 @@ defined $Sys::Virt::EventImpl::VERSION
 # The methods that a loop inherits are functions here, too, as in Sys::Virt before 9.5.
 for (qw(register _run_handle_callback _run_timeout_callback _free_callback_opaque)) {
     no strict 'refs';
-    no warnings 'redefine';
+    no warnings qw(redefine prototype);
     *{"Sys::Virt::EventImpl::$_"} = \&$_;
     *{"Sys::Virt::EventImpl::${_}_helper"} = \&{"${_}_helper"} if $_ ne 'register';
 }
