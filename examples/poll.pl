@@ -1,5 +1,4 @@
-use strict;
-use warnings;
+use strict; use warnings;
 use Sys::Virt;
 use Sys::Virt::Event::Poll;
 

@@ -154,6 +154,12 @@ static void tend_wake_watch(sve_loop *loop)
     core.tending_wake = false;
 }
 
+static void in_child(void)
+{
+    pthread_mutex_init(&core.lock, NULL);    /* another thread of the parent may have held it */
+    sve_mailbox_renew_fd(&core.mailbox);
+}
+
 bool sve_bridge_is_wake(const sve_watch *watch) { return watch->cb.handle == on_wake; }
 
 /* What the owner does for libvirt, directly or out of the mailbox. */
@@ -235,7 +241,8 @@ static void wake_for_the_rest(void)
 
 static bool needs_delivery(sve_loop *loop)
 {
-    return !sve_mailbox_is_empty(&core.mailbox) || (loop && wants_wake_watch(loop) != !!core.wake);
+    return !sve_mailbox_is_empty(&core.mailbox)
+        || (loop && wants_wake_watch(loop) != !!core.wake);
 }
 
 /* Every call of libvirt begins and ends with these two. */
@@ -282,6 +289,15 @@ static bool take_id(sve_watch *watch)
     return left;
 }
 
+/* Nobody has heard of it. */
+static void give_back_id(const sve_watch *watch)
+{
+    lock();
+    if (core.last_id == watch->id)
+        core.last_id--;
+    unlock();
+}
+
 static void insert(sve_watch *watch, unsigned call)
 {
     lock();
@@ -313,6 +329,7 @@ static int add(sve_watch *watch)
         id = watch->id;
         insert(watch, 0);
     } else {
+        give_back_id(watch);
         sve_watch_unref(watch);
     }
     leave(loop);
@@ -517,6 +534,10 @@ void sve_bridge_let_go(void)
 
 void sve_bridge_set_loop(sve_loop *loop)
 {
+    static bool sees_forks;
+
+    if (!sees_forks)
+        sees_forks = pthread_atfork(NULL, NULL, in_child) == 0;
     core.loop = loop;
     if (loop)
         tend_wake_watch(loop);

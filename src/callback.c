@@ -192,6 +192,7 @@ void sve_border_open(pTHX_ sve_border *border, bool adds)
     border->error = border->prefix = NULL;
     border->running = NULL;
     border->adds = adds;
+    border->unseen = false;
     open_frame(aTHX_ &MY_CXT, &border->frame, false, leave_border);
     MY_CXT.border = border;
 }
@@ -204,9 +205,10 @@ void sve_border_close(pTHX_ sve_border *border)
     sve_leave(aTHX_ &border->frame);
     if (!error)
         return;
-    /* $SIG{__DIE__} has seen it where it was thrown first. */
-    SAVESPTR(PL_diehook);
-    PL_diehook = NULL;
+    if (!border->unseen) {
+        SAVESPTR(PL_diehook);
+        PL_diehook = NULL;
+    }
     croak_sv(sv_2mortal(error));
 }
 
@@ -260,7 +262,9 @@ void sve_refuse(pTHX_ SV *error, const char *prefix)
     sve_border *border = MY_CXT.border && MY_CXT.border->adds ? MY_CXT.border : NULL;
     SV *reason = error ? error : sv_2mortal(newSVpv(prefix, 0));
 
-    if (!keep_in_border(aTHX_ border, reason, error ? prefix : ""))
+    if (keep_in_border(aTHX_ border, reason, error ? prefix : ""))
+        border->unseen = !error;
+    else
         sve_warn(aTHX_ error, prefix);
 }
 

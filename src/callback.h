@@ -48,6 +48,7 @@ struct sve_border {
     SV *error, *prefix;                  /* what was parked, and how it starts as a warning */
     sve_watch *running;                  /* whose callback ends with the border */
     bool adds;                           /* it is a public add_*: a refusal is its exception */
+    bool unseen;                         /* $SIG{__DIE__} has not seen the error: it is of our making */
 };
 void sve_border_open(pTHX_ sve_border *border, bool adds);
 void sve_border_close(pTHX_ sve_border *border);

@@ -89,3 +89,22 @@ void sve_mailbox_silence(sve_mailbox *box)
     while (box->has_fd && read(box->read_fd, sink, sizeof sink) == sizeof sink)
         continue;
 }
+
+static void replace_fd(int fd, int by)
+{
+    dup2(by, fd);
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    close(by);
+}
+
+void sve_mailbox_renew_fd(sve_mailbox *box)
+{
+    int fds[2];
+    bool two = box->read_fd != box->write_fd;
+
+    if (!box->has_fd || make_fd(fds) < 0)
+        return;
+    replace_fd(box->read_fd, fds[0]);
+    if (two)
+        replace_fd(box->write_fd, fds[1]);
+}

@@ -41,6 +41,10 @@ int sve_mailbox_fd(sve_mailbox *box);
 void sve_mailbox_ring(sve_mailbox *box);
 void sve_mailbox_silence(sve_mailbox *box);
 
+/* In a child: the number stays, for the loop knows it, but what it stands for is no longer
+ * the parent's. */
+void sve_mailbox_renew_fd(sve_mailbox *box);
+
 #pragma GCC visibility pop
 
 #endif

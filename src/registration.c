@@ -96,6 +96,8 @@ static void must_have_methods(pTHX_ CV *cv, SV *impl)
 
 void sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake)
 {
+    if (PL_dirty)                        /* perl has taken the registered object away by then */
+        return;
     if (!sve_is_impl(aTHX_ impl))
         sve_cannot(aTHX_ cv, "%s is not an object of a subclass of Sys::Virt::Event or Sys::Virt::EventImpl",
                    sv_isobject(impl) ? sv_reftype(SvRV(impl), TRUE) : SvOK(impl) ? SvPV_nolen(impl) : "undef");

@@ -95,6 +95,8 @@ bool sve_drain(pTHX_ CV *cv, NV seconds)
     const NV slice = 0.01;               /* run_for does not return earlier */
 
     sve_must_be_registered(aTHX_ cv);
+    if (PL_dirty)                        /* perl has taken the loop object away by then */
+        return sve_is_idle(aTHX_ cv);
     if (sve_bridge_census().running)
         sve_cannot(aTHX_ cv, "a callback is running, which cannot go before it returns");
     const char *method = sve_registered() == SVE_OBJECT ? runner(aTHX_ cv) : NULL;

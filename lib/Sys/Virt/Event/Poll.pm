@@ -157,23 +157,27 @@ sub _pass {
     return 1;
 }
 
-# Handles with events, those of one poll entry in one call.
+# Handles with their events.
 sub _poll {
     my ($handles, $seconds) = @_;
-    my @polled = map {
-        ($_->{fd}, ($_->{events} & READABLE ? POLLIN : 0) | ($_->{events} & WRITABLE ? POLLOUT : 0))
-    } @$handles;
+    # Each fd once: poll(2) takes no more entries than a process can have fds.
+    my %mask;
+    $mask{ $_->{fd} } |= ($_->{events} & READABLE ? POLLIN : 0) | ($_->{events} & WRITABLE ? POLLOUT : 0)
+        for @$handles;
+    my @polled = %mask;
     # A fraction of a millisecond is rounded up, or the last one would be spent polling.
     my $ms = !defined $seconds ? -1 : $seconds <= 0 ? 0 : $seconds > 1e6 ? 1e9 : int($seconds * 1000) + 1;
     my $count = IO::Poll::_poll($ms, @polled);
     # On a signal there is nothing ready; perl has run the handler by then.
     Carp::croak("Cannot poll: $!") if $count < 0 && !$!{EINTR};
     return if $count <= 0;
+    my %bits = @polled;
     my @ready;
     for my $handle (@$handles) {
-        my (undef, $bits) = splice @polled, 0, 2;
+        my $bits = $bits{ $handle->{fd} };
         my $events = ($bits & POLLIN ? READABLE : 0) | ($bits & POLLOUT ? WRITABLE : 0)
             | ($bits & (POLLERR | POLLNVAL) ? ERROR : 0) | ($bits & POLLHUP ? HANGUP : 0);
+        $events &= $handle->{events} | ERROR | HANGUP;
         # Nothing will ever change on a closed fd: it is reported once.
         $handle->{closed} = 1 if $bits & POLLNVAL;
         push @ready, [$handle, $events] if $events;
@@ -209,7 +213,9 @@ sub _may_serve {
 # $SIG{__DIE__} has seen the exception already.
 sub _throw {
     my ($first, @others) = @_;
-    warn $_ for @others;
+    for my $error (@others) {
+        eval { warn $error };                # $SIG{__WARN__} may die
+    }
     local $SIG{__DIE__};
     die $first;
 }
