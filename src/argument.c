@@ -163,7 +163,8 @@ int sve_arg_fd(pTHX_ CV *cv, SV *arg)
         sve_cannot(aTHX_ cv, "handle %s is tied: it has no file descriptor", shown(aTHX_ arg));
     PerlIO *file = io ? IoIFP(io) : NULL;
     if (!file)
-        sve_cannot(aTHX_ cv, "handle %s is closed", shown(aTHX_ arg));
+        sve_cannot(aTHX_ cv, "handle %s is %s", shown(aTHX_ arg),
+                   io && IoDIRP(io) ? "a directory's" : "closed");
     int fd = PerlIO_fileno(file);
     if (fd < 0)
         sve_cannot(aTHX_ cv, "handle %s has no file descriptor", shown(aTHX_ arg));
