@@ -317,7 +317,7 @@ dispatch_works('after register of another object');
         'add handle', 'handle \*main::\$in_memory has no file descriptor', 'an in-memory handle';
     refused { add_handle(\*My::TIED, 1, $code) } 'add handle', 'is tied', 'a tied handle';
     refused { add_handle(*My::TIED, 1, $code) } 'add handle', '\*My::TIED is tied', 'a tied glob';
-    refused { add_handle($directory, 1, $code) } 'add handle', 'is closed', 'a directory handle';
+    refused { add_handle($directory, 1, $code) } 'add handle', "is a directory's", 'a directory handle';
     refused { add_handle('stdin', 1, $code) } 'add handle', 'file descriptor "stdin" is not a number', 'a string';
     refused { add_handle('', 1, $code) } 'add handle', 'file descriptor "" is not a number', 'an empty string';
     refused { add_handle('0x1', 1, $code) } 'add handle', '"0x1" is not a number', 'a number in hexadecimal';
