@@ -333,25 +333,19 @@ subtest 'keepalive in an own loop' => sub {
     is_same_as_theirs('keepalive');
 };
 
-subtest 'events of own calls on a libvirtd' => sub {
-    plan skip_all => VirtTest::Daemon->why_not if !$has_daemon;
-    ends_well($result{'own_events ours'});
-    is_deeply events_of($result{'own_events ours'}), \@REMOTE_EVENTS, 'the events';
-    is_same_as_theirs('own_events');
-};
-
-subtest "libvirt's loop on test:///default" => sub {
-    ends_well($result{'default_test ours'});
-    is_deeply events_of($result{'default_test ours'}), \@REMOTE_EVENTS, 'the events';
-    is_same_as_theirs('default_test');
-};
-
-subtest "libvirt's loop on a libvirtd" => sub {
-    plan skip_all => VirtTest::Daemon->why_not if !$has_daemon;
-    ends_well($result{'default_remote ours'});
-    is_deeply events_of($result{'default_remote ours'}), \@REMOTE_EVENTS, 'the events';
-    is_same_as_theirs('default_remote');
-};
+for (
+    ['events of own calls on a libvirtd',   'own_events',     1],
+    ["libvirt's loop on test:///default",   'default_test',   0],
+    ["libvirt's loop on a libvirtd",        'default_remote', 1],
+) {
+    my ($title, $name, $needs_daemon) = @$_;
+    subtest $title => sub {
+        plan skip_all => VirtTest::Daemon->why_not if $needs_daemon && !$has_daemon;
+        ends_well($result{"$name ours"});
+        is_deeply events_of($result{"$name ours"}), \@REMOTE_EVENTS, 'the events';
+        is_same_as_theirs($name);
+    };
+}
 
 subtest "libvirt's loop with handles and timers of the program" => sub {
     ends_well($result{'default_own ours'});
