@@ -71,7 +71,7 @@ apt_install() {
 }
 
 sources() {
-    find Event.xs typemap lib src script -name '*.o' -prune -o -type f -print 2>/dev/null | sort
+    find Event.xs typemap kit/*.xs kit/client.? lib src script -name '*.o' -prune -o -type f -print 2>/dev/null | sort
 }
 
 # A Makefile holds the names of the files that it builds from. It is made anew when these, Makefile.PL or perl have
@@ -83,7 +83,7 @@ makefile_is_current() {
 build() {
     if ! makefile_is_current; then
         say "perl Makefile.PL"
-        rm -rf blib pm_to_blib ./*.o src/*.o
+        rm -rf blib pm_to_blib ./*.o src/*.o kit/pm_to_blib kit/*.o
         PERL_MM_USE_DEFAULT=1 perl Makefile.PL </dev/null || exit 1
         if [ ! -f Makefile ]; then
             say "Makefile.PL has made no Makefile"

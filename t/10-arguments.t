@@ -14,11 +14,10 @@ use Test::More;
 use Sys::Virt::Event qw(:all);
 use Sys::Virt::Event::Poll;
 use VirtTest;
-use VirtTest::CApi;
+use Test::Sys::Virt::EventImpl::CApi;
 use VirtTest::Child;
 use VirtTest::Loop;
 
-if (my $why = VirtTest::CApi->why_not) { plan skip_all => $why }
 watchdog(60);
 
 {
@@ -234,7 +233,7 @@ is_deeply([ in_child {
 
 for my $first (qw(register_impl_first register_default_first)) {
     no strict 'refs';
-    my $register_first = \&{"VirtTest::CApi::$first"};
+    my $register_first = \&{"Test::Sys::Virt::EventImpl::CApi::$first"};
     my $text = 'other code in this process has registered an event loop';
     refused_after($register_first, sub { VirtTest::Loop->new->register }, 'register', $text, "register after $first");
     refused_after($register_first, sub { register_default() }, 'register default', $text,
@@ -577,8 +576,8 @@ like(exception_of { $loop->_run_handle_callback(1, 0, 1) },
 
 # libvirt gets -1 and is silent, so there is a warning.
 for my $kind (qw(handle timeout)) {
-    my $add = $kind eq 'handle' ? sub { VirtTest::CApi::add_handle($reader, 1) }
-        : sub { VirtTest::CApi::add_timeout(5) };
+    my $add = $kind eq 'handle' ? sub { Test::Sys::Virt::EventImpl::CApi::add_handle($reader, 1) }
+        : sub { Test::Sys::Virt::EventImpl::CApi::add_timeout(5) };
     my $prefix = "Cannot add $kind: VirtTest::Loop::add_$kind";
     for my $case (
         [ sub { return },          "$prefix returned undef at",  'returns nothing' ],
@@ -588,7 +587,7 @@ for my $kind (qw(handle timeout)) {
     ) {
         my ($answer, $expected, $name) = @$case;
         my $before = state_now();
-        VirtTest::CApi::events();
+        Test::Sys::Virt::EventImpl::CApi::events();
         $loop->on("add_$kind" => $answer);
         my $id;
         my @warnings = warnings_of { $id = $add->() };
@@ -597,7 +596,7 @@ for my $kind (qw(handle timeout)) {
         is(scalar @warnings, 1, '... with one warning');
         like($warnings[0], qr/\A\Q$expected\E/, '... that names class, method and reason');
         is(state_now(), $before, '... and nothing has changed');
-        is_deeply([ VirtTest::CApi::events() ], [], '... and the free function is not called');
+        is_deeply([ Test::Sys::Virt::EventImpl::CApi::events() ], [], '... and the free function is not called');
     }
 }
 
@@ -635,7 +634,8 @@ for my $kind (qw(handle timeout)) {
 for my $kind (qw(handle timeout)) {
     my $prefix = "Cannot remove $kind: VirtTest::Loop::remove_$kind";
     my $remove = $kind eq 'handle' ? \&remove_handle : \&remove_timeout;
-    my $remove_by_c = $kind eq 'handle' ? \&VirtTest::CApi::remove_handle : \&VirtTest::CApi::remove_timeout;
+    my $remove_by_c = $kind eq 'handle' ? \&Test::Sys::Virt::EventImpl::CApi::remove_handle
+        : \&Test::Sys::Virt::EventImpl::CApi::remove_timeout;
     for my $case (
         [ sub { die "not now\n" },   "$prefix died: not now\n",    'dies' ],
         [ sub { return -1 },         "$prefix returned -1 at $0 ", 'returns -1' ],
@@ -660,22 +660,26 @@ for my $kind (qw(handle timeout)) {
         else                   { is("@warnings", '', '... and no warning') }
         is(state_now(), $before, '... and the watch is removed all the same');
 
-        $id = $kind eq 'handle' ? VirtTest::CApi::add_handle($reader, 1) : VirtTest::CApi::add_timeout(5);
-        VirtTest::CApi::events();
+        $id = $kind eq 'handle' ? Test::Sys::Virt::EventImpl::CApi::add_handle($reader, 1)
+            : Test::Sys::Virt::EventImpl::CApi::add_timeout(5);
+        Test::Sys::Virt::EventImpl::CApi::events();
         my $result;
         @warnings = warnings_of { $result = $remove_by_c->($id) };
         $loop->on("remove_$kind" => undef);
         is($result, 0, '... and libvirt is told that it is removed');
         is(scalar @warnings, defined $expected ? 1 : 0, '... with as many warnings');
-        is(join(' ', map { "$_->{what} $_->{added_as}" } VirtTest::CApi::events()), "ff $id",
+        is(join(' ', map { "$_->{what} $_->{added_as}" } Test::Sys::Virt::EventImpl::CApi::events()), "ff $id",
             '... and its free function runs once');
     }
 }
-is(VirtTest::CApi::remove_handle($_), -1, "libvirt gets -1 for handle $_, which we do not know")
+is(Test::Sys::Virt::EventImpl::CApi::remove_handle($_), -1, "libvirt gets -1 for handle $_, which we do not know")
     for 0, -1, 9999, $gone_handle_id, $timer_id;
-is(VirtTest::CApi::remove_timeout($_), -1, "libvirt gets -1 for timeout $_, which we do not know")
+is(Test::Sys::Virt::EventImpl::CApi::remove_timeout($_), -1, "libvirt gets -1 for timeout $_, which we do not know")
     for 0, -1, 9999, $gone_timer_id, $handle_id;
-is("@{[ warnings_of { VirtTest::CApi::update_handle($_, 1); VirtTest::CApi::update_timeout($_, 1) } ]}", '',
+is(join('', warnings_of {
+    Test::Sys::Virt::EventImpl::CApi::update_handle($_, 1);
+    Test::Sys::Virt::EventImpl::CApi::update_timeout($_, 1);
+}), '',
     "libvirt's update of $_ is quiet")
     for 0, -1, 9999, $gone_handle_id, $gone_timer_id;
 dispatch_works('after methods that failed');

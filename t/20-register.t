@@ -12,11 +12,10 @@ use Test::More;
 use Sys::Virt::Event qw(:all);
 use Sys::Virt::Event::Poll;
 use VirtTest;
-use VirtTest::CApi;
+use Test::Sys::Virt::EventImpl::CApi;
 use VirtTest::Child;
 use VirtTest::Loop;
 
-if (my $why = VirtTest::CApi->why_not) { plan skip_all => $why }
 watchdog(60);
 
 my $code = sub { };
@@ -106,14 +105,14 @@ is_deeply([ in_child {
         my ($reader) = pipe_pair();
         my $timer = add_timeout(5, $code);
         my $token = $one->latest;
-        my $handle = VirtTest::CApi::add_handle($reader, 1);
+        my $handle = Test::Sys::Virt::EventImpl::CApi::add_handle($reader, 1);
         remove_timeout($timer);
         $one->calls;
         # The free function is run when the caller's statement ends, so this must be one.
-        my $remove = VirtTest::CApi::_pack([ [ remove_handle => $handle ] ]);
+        my $remove = Test::Sys::Virt::EventImpl::CApi::_pack([ [ remove_handle => $handle ] ]);
         my @all = (
-            VirtTest::CApi::_run($remove), [ VirtTest::CApi::events() ],
-            register($two),                [ VirtTest::CApi::events() ],
+            Test::Sys::Virt::EventImpl::CApi::_run($remove), [ Test::Sys::Virt::EventImpl::CApi::events() ],
+            register($two),                [ Test::Sys::Virt::EventImpl::CApi::events() ],
         );
         my $id = add_timeout(7, $code);
         $one->dispatch($token);
@@ -398,7 +397,7 @@ EOT
         my $loop = register(VirtTest::Loop->new, wake => 1);
         my $wake = $loop->latest;
         $loop->calls;
-        my $report = VirtTest::CApi::run_blocked([ add_handle => $reader, 1 ]);
+        my $report = Test::Sys::Virt::EventImpl::CApi::run_blocked([ add_handle => $reader, 1 ]);
         open my $wake_handle, '<&=', $wake->{fd} or die $!;
         my $readable = sub {
             my $bits = '';
@@ -422,7 +421,7 @@ EOT
 {
     my %got = in_child {
         my $loop = register(VirtTest::Loop->new, wake => 0);
-        my $thread = VirtTest::CApi::spawn([ sleep_ms => 100 ], [ add_timeout => 9 ]);
+        my $thread = Test::Sys::Virt::EventImpl::CApi::spawn([ sleep_ms => 100 ], [ add_timeout => 9 ]);
         my $id = add_timeout(5, $code);
         $thread->join;
         my $before = names($loop->calls);
@@ -438,7 +437,7 @@ EOT
         my $loop = VirtTest::Loop->new->register;
         my $id = add_timeout(5, $code);
         my $single = names($loop->calls);
-        my $thread = VirtTest::CApi::spawn([ sleep_ms => 200 ]);
+        my $thread = Test::Sys::Virt::EventImpl::CApi::spawn([ sleep_ms => 200 ]);
         update_timeout($id, 6);
         my $added = names(map { [ $_->[0] ] } $loop->calls);
         my $wake = $loop->latest;

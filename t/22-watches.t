@@ -8,7 +8,7 @@ use VirtTest;
 use Sys::Virt::Event qw(:all);
 use Sys::Virt::Event::Poll;
 use Time::HiRes ();
-use VirtTest::CApi;
+use Test::Sys::Virt::EventImpl::CApi;
 use VirtTest::Loop;
 
 watchdog(60);
@@ -44,7 +44,7 @@ subtest 'watches' => sub {
     cmp_ok $watches[1]{age}, '>=', 0.09, 'seconds since it was added';
     cmp_ok $watches[1]{last_dispatch}, '<', $watches[1]{age}, 'seconds since it was dispatched';
 
-    my $id = VirtTest::CApi::spawn([add_timeout => 1000])->join->{results}[0];
+    my $id = Test::Sys::Virt::EventImpl::CApi::spawn([add_timeout => 1000])->join->{results}[0];
     is_deeply [map { $_->{id} } watches()], [$handle, $timer, $id], 'those of other threads, too';
     remove_timeout($_) for $timer, $id;
     remove_handle($handle);

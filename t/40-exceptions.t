@@ -12,11 +12,10 @@ use Time::HiRes qw(time);
 use Sys::Virt::Event qw(:all);
 use Sys::Virt::Event::Poll;
 use VirtTest;
-use VirtTest::CApi;
+use Test::Sys::Virt::EventImpl::CApi;
 use VirtTest::Child;
 use VirtTest::Loop;
 
-if (my $why = VirtTest::CApi->why_not) { plan skip_all => $why }
 watchdog(120);
 
 {
@@ -148,7 +147,7 @@ for my $name (sort keys %escapes) {
     my %got = in_child {
         register_default();
         my $id = add_timeout(0, sub { die "no border\n" });
-        my @warnings = warnings_of { VirtTest::CApi::run_default() };
+        my @warnings = warnings_of { Test::Sys::Virt::EventImpl::CApi::run_default() };
         update_timeout($id, -1);
         my @errors = map { identity($_) } exception_of { run_default(0) }, exception_of { update_timeout($id, -1) },
             exception_of { remove_timeout($id) };
@@ -304,12 +303,12 @@ SKIP: {
 {
     my $run = fresh_perl(<<'EOT');
 use strict; use warnings; use lib 't/lib';
-use Sys::Virt::Event qw(:all); use VirtTest::CApi; use VirtTest::Loop;
+use Sys::Virt::Event qw(:all); use Test::Sys::Virt::EventImpl::CApi; use VirtTest::Loop;
 my $loop = VirtTest::Loop->new->register;
 my $id = add_timeout(5, sub { });
 $loop->on(update_timeout => sub { die "in a method\n" })->on(remove_timeout => sub { die "in another\n" });
 $SIG{__WARN__} = sub { die "handler: $_[0]" };
-print eval { VirtTest::CApi::update_timeout($id, 1); 1 } ? "goes on\n" : "died: $@";
+print eval { Test::Sys::Virt::EventImpl::CApi::update_timeout($id, 1); 1 } ? "goes on\n" : "died: $@";
 print eval { update_timeout($id, 1); 1 } ? "goes on\n" : "died: $@";
 print eval { remove_timeout($id); 1 } ? "goes on\n" : "died: $@";
 print is_idle() ? "idle\n" : "not idle\n";
@@ -357,12 +356,12 @@ my %function = (
     remove_handle  => sub { remove_handle($_[0]) },
 );
 my %c_function = (
-    add_timeout    => sub { VirtTest::CApi::add_timeout(5) },
-    update_timeout => sub { VirtTest::CApi::update_timeout($_[0], 1) },
-    remove_timeout => sub { VirtTest::CApi::remove_timeout($_[0]) },
-    add_handle     => sub { VirtTest::CApi::add_handle($reader, 1) },
-    update_handle  => sub { VirtTest::CApi::update_handle($_[0], 3) },
-    remove_handle  => sub { VirtTest::CApi::remove_handle($_[0]) },
+    add_timeout    => sub { Test::Sys::Virt::EventImpl::CApi::add_timeout(5) },
+    update_timeout => sub { Test::Sys::Virt::EventImpl::CApi::update_timeout($_[0], 1) },
+    remove_timeout => sub { Test::Sys::Virt::EventImpl::CApi::remove_timeout($_[0]) },
+    add_handle     => sub { Test::Sys::Virt::EventImpl::CApi::add_handle($reader, 1) },
+    update_handle  => sub { Test::Sys::Virt::EventImpl::CApi::update_handle($_[0], 3) },
+    remove_handle  => sub { Test::Sys::Virt::EventImpl::CApi::remove_handle($_[0]) },
 );
 
 # A timer and a handle with this callback, and how to dispatch each through its helper.
@@ -503,7 +502,7 @@ with_watches(sub { die "text\n" }, sub {
 {
     my $id = add_timeout(5, sub { });
     $loop->on(update_timeout => sub { die "in a method\n" });
-    my @warnings = warnings_of { VirtTest::CApi::update_timeout($id, 1) };
+    my @warnings = warnings_of { Test::Sys::Virt::EventImpl::CApi::update_timeout($id, 1) };
     $loop->on(update_timeout => undef);
     is_deeply(\@warnings, ["Cannot update timeout: VirtTest::Loop::update_timeout died: in a method\n"],
         'a method that dies in a call by C: a warning');
@@ -515,7 +514,10 @@ with_watches(sub { die "text\n" }, sub {
     my (@ids, @keys);
     for (1 .. 2) { push @ids, add_timeout(5, sub { }); push @keys, $loop->latest->{key} }
     $loop->on(update_timeout => sub { my ($self, $key) = @_; die "key $key\n" });
-    my $outer = add_timeout(5, sub { VirtTest::CApi::update_timeout($_, 1) for @ids; die "callback\n" });
+    my $outer = add_timeout(5, sub {
+        Test::Sys::Virt::EventImpl::CApi::update_timeout($_, 1) for @ids;
+        die "callback\n";
+    });
     my $error;
     my @warnings = warnings_of { $error = exception_of { $loop->dispatch($loop->latest) } };
     $loop->on(update_timeout => undef);
@@ -528,7 +530,7 @@ with_watches(sub { die "text\n" }, sub {
 }
 {
     my $evil = bless {}, 'My::Evil';
-    my $id = add_timeout(5, sub { VirtTest::CApi::update_timeout($_[0], 1); die $evil });
+    my $id = add_timeout(5, sub { Test::Sys::Virt::EventImpl::CApi::update_timeout($_[0], 1); die $evil });
     my $watch = $loop->latest;
     $loop->on(update_timeout => sub { die "first\n" });
     open my $stderr, '>&', \*STDERR or die $!;
@@ -688,7 +690,7 @@ with_watches(sub { kill ALRM => $$; return }, sub {
         eval { die "inside\n" };
         open my $fh, '<', '/nonexistent' or 1;
         for (1 .. 2) { $_ .= 'x' for my $copy = $_ }
-        VirtTest::CApi::set_error($_[0] eq 'none' ? 0 : 99);
+        Test::Sys::Virt::EventImpl::CApi::set_error($_[0] eq 'none' ? 0 : 99);
         return $inside;
     };
     my $undisturbed = sub {
@@ -696,11 +698,11 @@ with_watches(sub { kill ALRM => $$; return }, sub {
         local $Test::Builder::Level = $Test::Builder::Level + 1;
         for my $code (42, 0) {
             local $_ = 'topic';
-            VirtTest::CApi::set_error($code);
+            Test::Sys::Virt::EventImpl::CApi::set_error($code);
             $@ = 'mine';
             $! = 5;
             $call->();
-            my @now = ($@, $! + 0, $_, VirtTest::CApi::last_error_code());
+            my @now = ($@, $! + 0, $_, Test::Sys::Virt::EventImpl::CApi::last_error_code());
             my $last = $code ? "libvirt's last error" : 'that libvirt had none';
             is_deeply(\@now, [ 'mine', 5, 'topic', $code ], "$name leaves \$@, \$!, \$_ and $last alone");
         }
@@ -770,7 +772,7 @@ sub kilobytes { my @pages = split ' ', VirtTest::first_line('/proc/self/statm');
         'a callback'         => sub { eval { $loop->dispatch($watch) } },
         'an update method'   => sub { eval { update_timeout($id, 1) } },
         'an add method'      => sub { eval { add_handle($reader, 1, sub { }) } },
-        'a method, as a warning' => sub { VirtTest::CApi::update_timeout($id, 1) },
+        'a method, as a warning' => sub { Test::Sys::Virt::EventImpl::CApi::update_timeout($id, 1) },
         'protected code'     => sub { $protected->() },
         'new protected code' => sub { protect(sub { die My::Exception->new })->() },
     );

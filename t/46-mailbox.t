@@ -7,16 +7,19 @@ use lib 't/lib';
 use VirtTest;
 use Sys::Virt::Event qw(:all);
 use Sys::Virt::Event::Poll;
-use VirtTest::CApi;
+use Test::Sys::Virt::EventImpl::CApi;
 use VirtTest::Child;
 use VirtTest::Loop;
 
 watchdog(60);
 
 # Makes calls from another thread, while this one waits for them in C, and returns their results.
-sub foreign { return @{ VirtTest::CApi::run_blocked(@_)->{results} } }
+sub foreign { return @{ Test::Sys::Virt::EventImpl::CApi::run_blocked(@_)->{results} } }
 
-sub fired { return scalar grep { $_->{what} eq 'timer' && $_->{added_as} == $_[0] } VirtTest::CApi::events() }
+sub fired {
+    my ($id) = @_;
+    return scalar grep { $_->{what} eq 'timer' && $_->{added_as} == $id } Test::Sys::Virt::EventImpl::CApi::events();
+}
 
 # Poll, with code that is run in a method once.
 {
@@ -33,7 +36,7 @@ sub fired { return scalar grep { $_->{what} eq 'timer' && $_->{added_as} == $_[0
 
 my ($woken) = in_child {
     my $loop = HookedPoll->new->register;
-    my @timers = map { VirtTest::CApi::add_timeout(-1) } 1 .. 5;
+    my @timers = map { Test::Sys::Virt::EventImpl::CApi::add_timeout(-1) } 1 .. 5;
     $HookedPoll::hook{update_timeout} = [
         sub { foreign(map { [update_timeout => $timers[$_], -1] } 2, 3) }, undef,
         sub { foreign([update_timeout => $timers[4], 1]) },
@@ -73,7 +76,7 @@ my @log = in_child {
     my $token = $loop->latest;
     watches();
     $loop->dispatch($token);
-    ((map { "@$_" } $loop->calls), map { "$_->{what} $_->{thread}" } VirtTest::CApi::events());
+    ((map { "@$_" } $loop->calls), map { "$_->{what} $_->{thread}" } Test::Sys::Virt::EventImpl::CApi::events());
 };
 is_deeply \@log, ['add_timeout 5', 'remove_timeout 1', 'ff main'],
     'a removal that comes while the loop is asked for the watch: asked to remove it, freed once, not run';
@@ -83,7 +86,7 @@ is_deeply \@log, ['add_timeout 5', 'remove_timeout 1', 'ff main'],
     my ($id) = foreign([add_timeout => 5]);
     $loop->on(add_timeout => sub {
         my ($loop, $ms) = @_;
-        VirtTest::CApi::update_timeout($id, 7);
+        Test::Sys::Virt::EventImpl::CApi::update_timeout($id, 7);
         return $loop->{last_key};
     });
     watches();
@@ -113,12 +116,12 @@ my ($misplaced) = in_child {
     my $end = time + 1;
     my $turn = 0;
     until (time > $end) {
-        my $thread = VirtTest::CApi::spawn(map { ([add_timeout => -1], [remove_timeout => \-1]) } 1 .. 20);
+        my $thread = Test::Sys::Virt::EventImpl::CApi::spawn(([add_timeout => -1], [remove_timeout => \-1]) x 20);
         until ($thread->is_done) {
             $turn = !$turn if eval { register($loops[!$turn], wake => 0); 1 };
         }
         $thread->join;
-        VirtTest::CApi::events();
+        Test::Sys::Virt::EventImpl::CApi::events();
     }
     for my $loop (@loops) {
         my %known;

@@ -7,7 +7,7 @@ use lib 't/lib';
 use VirtTest;
 use Sys::Virt::Event qw(:all);
 use Sys::Virt::Event::Poll;
-use VirtTest::CApi;
+use Test::Sys::Virt::EventImpl::CApi;
 use VirtTest::Child;
 
 watchdog(60);
@@ -71,7 +71,7 @@ my ($parents, $childs) = in_child {
     my ($reader, $writer) = pipe_pair();
     my $pid = fork // die "Cannot fork: $!";
     if (!$pid) {
-        VirtTest::CApi::spawn([add_timeout => 1])->join;
+        Test::Sys::Virt::EventImpl::CApi::spawn([add_timeout => 1])->join;
         my $woken = $loop->run_once(5) && @{[watches()]};
         syswrite $writer, $woken ? 'y' : 'n';
         POSIX::_exit(0);

@@ -11,7 +11,7 @@ use Sys::Virt::Event qw(:all);
 use Test::More;
 use Time::HiRes qw(alarm time);
 use VirtTest qw(watchdog warnings_of exception_of pipe_pair patience);
-use VirtTest::CApi;
+use Test::Sys::Virt::EventImpl::CApi;
 
 watchdog(60);
 
@@ -95,10 +95,9 @@ subtest 'a callback that is an object; a callback passed and changed' => sub {
 };
 
 subtest 'what libvirt watches for itself is not ours' => sub {
-    if (my $why = VirtTest::CApi->why_not) { plan skip_all => $why }
     # One of them has an id that we have not given out yet.
-    my @theirs = map { VirtTest::CApi::add_timeout(-1) } 1 .. 100;
-    my $their_handle = VirtTest::CApi::add_handle(\*STDIN, 0);
+    my @theirs = map { Test::Sys::Virt::EventImpl::CApi::add_timeout(-1) } 1 .. 100;
+    my $their_handle = Test::Sys::Virt::EventImpl::CApi::add_handle(\*STDIN, 0);
     my ($foreign) = $theirs[-1];
     cmp_ok $foreign, '>', 0, 'registered with libvirt';
     ok is_idle(), 'idle all the same';
@@ -111,13 +110,14 @@ subtest 'what libvirt watches for itself is not ours' => sub {
     my ($ours) = grep { my $id = $_; grep { $_ == $id } @theirs } map { add_timeout(-1, sub { }) } 1 .. 20;
     if (defined $ours) {
         remove_timeout($ours);
-        is VirtTest::CApi::remove_timeout($ours), 0, "$ours: ours is removed and not libvirt's";
+        is Test::Sys::Virt::EventImpl::CApi::remove_timeout($ours), 0, "$ours: ours is removed and not libvirt's";
         @theirs = grep { $_ != $ours } @theirs;
     } else {
         fail 'no id in common';
     }
-    is_deeply [map { VirtTest::CApi::remove_timeout($_) } @theirs], [(0) x @theirs], "libvirt's are there yet";
-    is VirtTest::CApi::remove_handle($their_handle), 0, 'the handle too';
+    is_deeply [map { Test::Sys::Virt::EventImpl::CApi::remove_timeout($_) } @theirs], [(0) x @theirs],
+        "libvirt's are there yet";
+    is Test::Sys::Virt::EventImpl::CApi::remove_handle($their_handle), 0, 'the handle too';
     remove_timeout($_->{id}) for watches();
 };
 
@@ -330,15 +330,14 @@ subtest 'a timer of 0 ms starves nothing' => sub {
 };
 
 subtest 'a limit of 0 starves nothing' => sub {
-    if (my $why = VirtTest::CApi->why_not) { plan skip_all => $why }
     # libvirt releases a timer's opaque when it has nothing else to do: connections and domains hang on that.
-    VirtTest::CApi::events();
-    VirtTest::CApi::remove_timeout(VirtTest::CApi::add_timeout(-1));
+    Test::Sys::Virt::EventImpl::CApi::events();
+    Test::Sys::Virt::EventImpl::CApi::remove_timeout(Test::Sys::Virt::EventImpl::CApi::add_timeout(-1));
     my $released = 0;
     my $end      = time + patience(1);
     until ($released || time > $end) {
         run_default(0);
-        $released += grep { $_->{what} eq 'ff' } VirtTest::CApi::events();
+        $released += grep { $_->{what} eq 'ff' } Test::Sys::Virt::EventImpl::CApi::events();
     }
     is $released, 1, "the free function of libvirt's own timer is called";
     settle_libvirt();

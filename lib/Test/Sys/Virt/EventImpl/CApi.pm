@@ -1,31 +1,35 @@
-package VirtTest::CApi;
-
-# libvirt's public C event API, called the way libvirt calls it: with C callbacks, from other threads, from inside
-# callbacks. capi.c does it; it is compiled when a test first needs it.
-#
-#     if (my $why = VirtTest::CApi->why_not) { plan skip_all => $why }
-#     my $id = VirtTest::CApi::add_handle($fh, 1);
-#     ... run the loop ...
-#     my @log = VirtTest::CApi::events();
-#
-# A list of ops is a list of arrays, [update_handle => $id, 0], named and called like the functions of %FIELDS below.
-# Where an op takes an id, \-1 is the result of the op before it in its list, \0 that of the list's first op; 'self'
-# is the id of the watch in whose callback the op runs. So an op list can be repeated with x.
-
+package Test::Sys::Virt::EventImpl::CApi;
+use 5.016;
 use strict;
 use warnings;
 
 use Carp qw(croak);
-use Config;
-use Digest::MD5 qw(md5_hex);
-use DynaLoader ();
-use File::Basename qw(dirname);
-use File::Spec;
-use File::Temp;
+use XSLoader ();
+
+our $VERSION = '0.001';
+XSLoader::load(__PACKAGE__, $VERSION);
+
+# libvirt's public C event API, called the way libvirt calls it: with C callbacks, from other threads, from inside
+# callbacks. kit/client.c does it. Below, CApi:: stands for the name of this package.
+#
+#     my $id = CApi::add_handle($fh, 1);
+#     ... run the loop ...
+#     my @log = CApi::events();
+#
+# A list of ops is a list of arrays, [update_handle => $id, 0], named and called like the functions of %FIELDS below.
+# Where an op takes an id, \-1 is the result of the op before it in its list, \0 that of the list's first op; 'self'
+# is the id of the watch in whose callback the op runs. So an op list can be repeated with x.
+#
+# Neither Sys::Virt nor Sys::Virt::Event is loaded here: the latter may be ours or that of Sys::Virt.
 
 # The arguments of each op, and of the function of that name, which runs it on the calling thread and returns its
-# result. After them add_* take %options (null_opaque => 1, null_ff => 1, read => 1: the callback reads a byte,
-# in_callback => [ops]: it runs these ops), and on_* the ops for a callback that exists.
+# result. After them add_* take %options, and on_* the ops for a callback that exists. The options:
+#   null_opaque => 1, null_ff => 1
+#   read => 1             the callback reads a byte
+#   in_callback => [ops]  it runs these ops
+#   quiet => 1            the callback, its ops and its ff are not logged (it takes an opaque)
+# call runs Perl code from inside C, as Sys::Virt does with its handlers: 0, or -1 and a warning if the code died. It
+# is the only op that runs Perl, and never does on a thread made here.
 my %FIELDS = (
     add_handle      => [qw(fd value)],
     update_handle   => [qw(id value)],
@@ -39,14 +43,14 @@ my %FIELDS = (
     last_error_code => [],
     sleep_ms        => [qw(value)],
     run_default     => [],
+    call            => [qw(code)],
 );
 
-my %FLAG = (null_opaque => 1, null_ff => 2, read => 4);
+my %FLAG = (null_opaque => 1, null_ff => 2, read => 4, quiet => 8);
 my %BASE = (literal => 0, result => 1, self => 2);
 
 for my $name (keys %FIELDS) {
     my $run_one = sub {
-        _load();
         my @results = _run(_pack([ [$name, @_] ]));
         return $results[0];
     };
@@ -54,18 +58,33 @@ for my $name (keys %FIELDS) {
     *$name = $run_one;
 }
 
+# What was given to call, kept for good: an op list may run at any time.
+my @codes;
+
+sub _number_of {
+    my ($code) = @_;
+    ref $code or croak 'Cannot run op: call needs code';
+    return push(@codes, $code) - 1;
+}
+
+# Called by CApi.xs. True, or false if the code died.
+sub _call_code {
+    my ($number) = @_;
+    return 1 if eval { $codes[$number]->(); 1 };
+    warn "capi: callback died: $@";
+    return 0;
+}
+
 # Starts a thread that runs the ops. Any number may run at once.
 sub spawn {
     my (@ops) = @_;
-    _load();
-    return VirtTest::CApi::Thread->_new(_spawn(_pack(\@ops)));
+    return Test::Sys::Virt::EventImpl::CApi::Thread->_new(_spawn(_pack(\@ops, is_foreign => 1)));
 }
 
 # The same, but returns when the thread has ended; until then the interpreter's thread sits in C.
 sub run_blocked {
     my (@ops) = @_;
-    _load();
-    return _report(_run_blocked(_pack(\@ops)));
+    return _report(_run_blocked(_pack(\@ops, is_foreign => 1)));
 }
 
 sub _report {
@@ -73,10 +92,13 @@ sub _report {
     return { slowest => $slowest, results => \@results };
 }
 
-# What callbacks and free functions saw, in order, since the last call; also the ops run in callbacks. A list of hashes:
+# The functions of CApi.xs.
+#
+# events(): what callbacks and free functions saw, in order, since the last call; also the ops run in callbacks. A
+# list of hashes:
 #   what         handle, timer, ff, or the name of an op
 #   id           as given to the callback or op; of ff: as returned by add
-#   thread       main (the one that loaded capi.c) or foreign
+#   thread       main (the one that loaded this) or foreign
 #   inside       [names of our calls to libvirt on that thread's stack, outermost first]
 #   in_callback  how many callbacks of ours are on that thread's stack
 #   in_own       true if among these is the callback of the same watch (handle, timer, ff)
@@ -84,84 +106,27 @@ sub _report {
 #   kind         handle or timer; of an ff whose opaque is NULL: undef (handle, timer, ff)
 #   fd, events   (handle)
 #   result       (ops)
-sub events {
-    _load();
-    return _events();
-}
+#
+# register_impl_first(): as if other code in this process had registered a loop of its own (it ignores all calls).
+# register_default_first(): or libvirt's.
 
-# As if other code in this process had registered a loop of its own (it ignores all calls), or libvirt's.
-sub register_impl_first    { _load(); return _register_impl_first() }
-sub register_default_first { _load(); return _register_default_first() }
-
-sub why_not {
-    my ($cc) = split ' ', $Config{cc};
-    return "no C compiler: $cc" if !grep { -x } map { File::Spec->rel2abs($cc, $_) } File::Spec->path;
-    return 'no perl headers' if !-e "$Config{archlibexp}/CORE/perl.h";
-    return 'pkg-config does not find libvirt (Debian: pkg-config, libvirt-dev)' if !defined _pkg_config();
-    _load();
-    return undef;
-}
-
-sub _pkg_config {
-    local ($?, $!);
-    my $flags = qx(pkg-config --cflags --libs libvirt 2>&1);
-    return $? ? undef : $flags =~ s/\s+\z//r;
-}
-
-my $is_loaded;
-
-sub _load {
-    return if $is_loaded;
-    my $so     = _built();
-    my $lib    = DynaLoader::dl_load_file($so, 0) or croak 'Cannot load capi.c: ' . DynaLoader::dl_error();
-    my $symbol = DynaLoader::dl_find_symbol($lib, 'boot_capi')
-        or croak 'Cannot load capi.c: ' . DynaLoader::dl_error();
-    DynaLoader::dl_install_xsub('VirtTest::CApi::_boot', $symbol, $so)->();
-    $is_loaded = 1;
-    return;
-}
-
-# Returns the path of the shared object: one in blib is used again as long as source, perl and flags are the same.
-sub _built {
-    my $source  = File::Spec->rel2abs(dirname(__FILE__) . '/capi.c');
-    my $libvirt = _pkg_config() // croak 'Cannot build capi.c: ' . __PACKAGE__->why_not;
-    my $command = "$Config{cc} $Config{ccflags} $Config{optimize} $Config{cccdlflags} -pthread"
-        . " -I'$Config{archlibexp}/CORE' '$source' $Config{lddlflags} $libvirt";
-    my $dir = _cache_dir($source, $command);
-    my $so  = "$dir/capi.$Config{dlext}";
-    return $so if -e $so;
-
-    # Another test may be building the same at this moment; a rename never shows half a file.
-    my $output = do { local $?; qx($command -o '$so.$$' 2>&1) };
-    -e "$so.$$" or croak "Cannot build capi.c: $command\n$output";
-    rename "$so.$$", $so or croak "Cannot rename $so.$$: $!";
-    return $so;
-}
-
-sub _cache_dir {
-    my ($source, $command) = @_;
-    open my $in, '<', $source or croak "Cannot read $source: $!";
-    my $key = substr md5_hex($command, <$in>), 0, 12;
-    my $dir = File::Spec->rel2abs("blib/capi-$Config{version}-$Config{archname}-$key");
-    return $dir if -d $dir || mkdir $dir;
-    return File::Temp::tempdir(CLEANUP => 1);
-}
-
-# The struct event_op of capi.c, each followed by its nested ones.
+# The capi_op of client.h, each followed by its nested ones.
 sub _pack {
-    my ($ops) = @_;
+    my ($ops, %opt) = @_;
     my $packed = '';
     for my $index (0 .. $#$ops) {
         my ($name, @args) = @{ $ops->[$index] };
         my $fields = $FIELDS{$name} or croak "Cannot run op: there is no $name";
         croak "Cannot run op: $name needs @$fields" if @args < @$fields;
+        croak "Cannot run op: $name needs a thread with an interpreter" if $name eq 'call' && $opt{is_foreign};
         my %arg;
         @arg{@$fields} = splice @args, 0, @$fields;
         my ($flags, $nested) = $name =~ /^add_/ ? _options(@args) : (0, \@args);
         my ($base, $id) = _id($arg{id}, $index);
-        my $inner = _pack($nested);
+        my $value = $name eq 'call' ? _number_of($arg{code}) : $arg{value} // 0;
+        my $inner = _pack($nested, %opt);
         my $n_inner = length($inner) / 40;
-        $packed .= pack 'a16 l6', $name, $base, $id, _fd($arg{fd}), $arg{value} // 0, $flags, $n_inner;
+        $packed .= pack 'a16 l6', $name, $base, $id, _fd($arg{fd}), $value, $flags, $n_inner;
         $packed .= $inner;
     }
     return $packed;
@@ -195,7 +160,7 @@ sub _fd {
     return ref $fd || ref \$fd eq 'GLOB' ? fileno $fd : $fd;
 }
 
-package VirtTest::CApi::Thread;
+package Test::Sys::Virt::EventImpl::CApi::Thread;
 
 sub _new {
     my ($class, $number) = @_;
@@ -204,14 +169,14 @@ sub _new {
 
 sub is_done {
     my ($self) = @_;
-    return !$self->{number} || VirtTest::CApi::_is_done($self->{number});
+    return !$self->{number} || Test::Sys::Virt::EventImpl::CApi::_is_done($self->{number});
 }
 
 # { results => [one for each op], slowest => seconds that the slowest call to libvirt took }
 sub join {
     my ($self) = @_;
     my $number = delete $self->{number} or Carp::croak 'Cannot join thread: it was joined before';
-    return VirtTest::CApi::_report(VirtTest::CApi::_join($number));
+    return Test::Sys::Virt::EventImpl::CApi::_report(Test::Sys::Virt::EventImpl::CApi::_join($number));
 }
 
 # A forked child does not have the thread.
@@ -223,3 +188,22 @@ sub DESTROY {
 sub CLONE_SKIP { return 1 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Test::Sys::Virt::EventImpl::CApi - libvirt's event API as C code calls it
+
+=head1 DESCRIPTION
+
+A part of L<Test::Sys::Virt::EventImpl>, for its own use: the interface may change with any release.
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This module is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut
