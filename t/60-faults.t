@@ -11,7 +11,7 @@ use POSIX ();
 use SideBySide qw(side_by_side);
 use Test::More;
 use VirtTest qw(watchdog fresh_perl);
-use VirtTest::Daemon;
+use Test::Sys::Virt::EventImpl::Daemon;
 
 use constant {
     LIMIT      => 15,
@@ -341,7 +341,7 @@ my $incumbent    = $has_sys_virt && $probe->{stdout} !~ /replaced/ ? $probe->{st
 diag 'no half with the installed Sys::Virt: ', $has_sys_virt ? 'our module is installed over it' : 'there is none'
     if !defined $incumbent;
 
-my $no_daemon = VirtTest::Daemon->why_not;
+my $no_daemon = Test::Sys::Virt::EventImpl::Daemon->why_not;
 my ($shared, @daemons);
 
 # A coderef that runs the script.
@@ -349,7 +349,7 @@ sub run_of {
     my ($fault, $installed) = @_;
     my @args;
     if ($fault->{daemon}) {
-        my $daemon = $fault->{own} ? VirtTest::Daemon->start : ($shared ||= VirtTest::Daemon->start);
+        my $daemon = $fault->{own} ? Test::Sys::Virt::EventImpl::Daemon->start : ($shared ||= Test::Sys::Virt::EventImpl::Daemon->start);
         push @daemons, $daemon;
         @args = ($daemon->uri, $daemon->pid);
     }

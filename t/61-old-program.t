@@ -12,7 +12,7 @@ use SideBySide qw(side_by_side);
 use Test::More;
 use Time::HiRes qw(sleep time);
 use VirtTest qw(watchdog fresh_perl patience);
-use VirtTest::Daemon;
+use Test::Sys::Virt::EventImpl::Daemon;
 
 watchdog(120);
 
@@ -191,14 +191,14 @@ plan skip_all => 'Sys::Virt is not installed' if $probe->{exit} || $probe->{sign
 my $incumbent = $probe->{stdout} !~ /replaced/ ? $probe->{stdout} : undef;
 diag 'nothing to compare with: our module is installed over the one in Sys::Virt' if !defined $incumbent;
 
-my $has_daemon = !VirtTest::Daemon->why_not;
+my $has_daemon = !Test::Sys::Virt::EventImpl::Daemon->why_not;
 
 # Scripts run at the same time, so each has a daemon of its own, whose domain it changes. The daemon sends no pings:
 # they would be in the trace.
 my (@names, @runs);
 sub plan_run {
     my ($name, $script, %opt) = @_;
-    my $daemon = $opt{remote} && VirtTest::Daemon->start(conf => { keepalive_interval => 1000 });
+    my $daemon = $opt{remote} && Test::Sys::Virt::EventImpl::Daemon->start(conf => { keepalive_interval => 1000 });
     my @args   = ($daemon ? $daemon->uri : 'test:///default', @{ $opt{args} || [] });
     my $code   = $PRELUDE . ($opt{before} || '') . $SCRIPT{$script};
     push @names, $name;
@@ -293,7 +293,7 @@ subtest 'own loop on test:///default' => sub {
 };
 
 subtest 'own loop on a libvirtd' => sub {
-    plan skip_all => VirtTest::Daemon->why_not if !$has_daemon;
+    plan skip_all => Test::Sys::Virt::EventImpl::Daemon->why_not if !$has_daemon;
     my $ours = $result{'remote ours'};
     ends_well($ours);
     frees_all($ours);
@@ -324,7 +324,7 @@ subtest 'own loop on a libvirtd' => sub {
 };
 
 subtest 'keepalive in an own loop' => sub {
-    plan skip_all => VirtTest::Daemon->why_not if !$has_daemon;
+    plan skip_all => Test::Sys::Virt::EventImpl::Daemon->why_not if !$has_daemon;
     my $ours = $result{'keepalive ours'};
     ends_well($ours);
     my $ping = "update_timeout T1 (left)\nupdate_handle H1 0\nupdate_timeout T1 (left)\nupdate_handle H1 1\nrun_once: 1\n";
@@ -340,7 +340,7 @@ for (
 ) {
     my ($title, $name, $needs_daemon) = @$_;
     subtest $title => sub {
-        plan skip_all => VirtTest::Daemon->why_not if $needs_daemon && !$has_daemon;
+        plan skip_all => Test::Sys::Virt::EventImpl::Daemon->why_not if $needs_daemon && !$has_daemon;
         ends_well($result{"$name ours"});
         is_deeply events_of($result{"$name ours"}), \@REMOTE_EVENTS, 'the events';
         is_same_as_theirs($name);

@@ -10,11 +10,11 @@ use SecondClient qw(clients_of);
 use Test::More;
 use Time::HiRes qw(sleep time);
 use VirtTest qw(watchdog exception_of open_fds patience);
-use VirtTest::Daemon;
+use Test::Sys::Virt::EventImpl::Daemon;
 
 BEGIN {
     plan skip_all => 'Sys::Virt is not installed' if !eval { require Sys::Virt };
-    if (my $why = VirtTest::Daemon->why_not) { plan skip_all => $why }
+    if (my $why = Test::Sys::Virt::EventImpl::Daemon->why_not) { plan skip_all => $why }
 }
 
 use Sys::Virt::Event qw(:all);
@@ -36,7 +36,7 @@ watchdog(100);
 $SIG{PIPE} = 'IGNORE';
 
 # It gives up a client that does not answer for 3 s.
-my $daemon = VirtTest::Daemon->start(conf => { keepalive_interval => 1, keepalive_count => 2, max_clients => 200 });
+my $daemon = Test::Sys::Virt::EventImpl::Daemon->start(conf => { keepalive_interval => 1, keepalive_count => 2, max_clients => 200 });
 my $loop = Sys::Virt::Event::Poll->new;
 is $loop->register, $loop, 'register';
 
@@ -182,7 +182,7 @@ subtest 'what a call costs' => sub {
 
 # The side that hears nothing asks first; so there is a daemon that asks, and one that is asked.
 subtest 'keepalive while nothing happens' => sub {
-    my $quiet  = VirtTest::Daemon->start(conf => { keepalive_interval => 1000 });
+    my $quiet  = Test::Sys::Virt::EventImpl::Daemon->start(conf => { keepalive_interval => 1000 });
     my $asking = Sys::Virt->new(uri => $quiet->uri);
     my $asked  = connection();
     my @closed;

@@ -10,12 +10,12 @@ use lib "$FindBin::Bin/lib";
 use SideBySide qw(side_by_side);
 use Test::More;
 use VirtTest qw(watchdog fresh_perl);
-use VirtTest::Daemon;
+use Test::Sys::Virt::EventImpl::Daemon;
 
 watchdog(150);
 
 my $has_sys_virt = eval { require Sys::Virt };
-my $daemon       = $has_sys_virt && !VirtTest::Daemon->why_not ? VirtTest::Daemon->start : undef;
+my $daemon       = $has_sys_virt && !Test::Sys::Virt::EventImpl::Daemon->why_not ? Test::Sys::Virt::EventImpl::Daemon->start : undef;
 
 my $PRELUDE = <<'PERL';
 use strict; use warnings;

@@ -4,7 +4,7 @@ use warnings;
 use Test::More;
 use lib 't/lib';
 use VirtTest;
-use VirtTest::Daemon;
+use Test::Sys::Virt::EventImpl::Daemon;
 
 watchdog(60);
 
@@ -73,11 +73,11 @@ subtest '--timeout' => sub {
 };
 
 SKIP: {
-    if (my $why = VirtTest::Daemon->why_not) { skip $why, 1 }
+    if (my $why = Test::Sys::Virt::EventImpl::Daemon->why_not) { skip $why, 1 }
     subtest 'events of two daemons, caused by somebody else; Ctrl-C; a daemon that goes' => sub {
         require Sys::Virt;
         local $SIG{PIPE} = 'IGNORE';
-        my @daemons = map { VirtTest::Daemon->start } 1, 2;
+        my @daemons = map { Test::Sys::Virt::EventImpl::Daemon->start } 1, 2;
         my @uris = map { $_->uri } @daemons;
         my $pid = open my $out, '-|', @TOOL, map { (-c => $_) } @uris or die "Cannot run: $!";
         my $line = sub { my ($text) = folded(scalar(<$out>) // 'end of file'); $text =~ s/\A$TIME | \z//gr };

@@ -9,17 +9,14 @@ use warnings;
 use Carp qw(croak);
 use Exporter qw(import);
 use File::Spec;
-use IO::Handle;
 use IO::Select;
 use POSIX ();
-use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM);
+use Test::Sys::Virt::EventImpl::Companion ();
+use Test::Sys::Virt::EventImpl::Util;
 use Time::HiRes qw(time);
 
 our @EXPORT    = qw(watchdog warnings_of exception_of fresh_perl pipe_pair socket_pair open_fds thread_count);
-our @EXPORT_OK = qw(patience first_line);
-
-# Sanitizers and valgrind make everything slower; TEST_SLOW=20 makes all time limits longer by that factor.
-sub patience { return $_[0] * ($ENV{TEST_SLOW} || 1) }
+our @EXPORT_OK = qw(patience);
 
 my $watchdog;
 
@@ -29,33 +26,15 @@ sub watchdog {
     my ($seconds) = @_;
     undef $watchdog;
     return if !$seconds;
-    require VirtTest::Companion;
     my ($test, $limit) = ($$, patience($seconds));
-    $watchdog = VirtTest::Companion->start(sub {
+    $watchdog = Test::Sys::Virt::EventImpl::Companion->start(sub {
         my ($peer) = @_;
-        return if defined VirtTest::Companion::order($peer, $limit);
-        print STDERR "# $0: killed, it did not end within $limit s\n", _threads_of($test);
+        return if defined Test::Sys::Virt::EventImpl::Companion::order($peer, $limit);
+        print STDERR map { "# $_" } "$0: killed, it did not end within $limit s\n",
+            Test::Sys::Virt::EventImpl::Util::stacks_of($test);
         kill KILL => $test;
     });
     return;
-}
-
-# Where the kernel has each thread of a hung process: futex means a lock, poll means a loop.
-sub _threads_of {
-    my ($pid) = @_;
-    return map {
-        sprintf "# thread %s (%s) is in %s\n",
-            m{(\d+)\z}, first_line("$_/comm"), first_line("$_/wchan") || 'user space'
-        }
-        glob "/proc/$pid/task/*";
-}
-
-# The first line of a file, or ? if there is none.
-sub first_line {
-    my ($file) = @_;
-    open my $in, '<', $file or return '?';
-    my $text = do { local $/; <$in> };
-    return $text =~ /(.+)/ ? $1 : '?';
 }
 
 sub warnings_of(&) {
@@ -66,20 +45,14 @@ sub warnings_of(&) {
     return @warnings;
 }
 
-# What $code threw, be it an object that is false or an empty string; undef if it came to its end.
-sub exception_of(&) {
-    my ($code) = @_;
-    local $@;
-    return eval { $code->(); 1 } ? undef : $@;
-}
-
 # Runs $code in a perl of its own, with our @INC, or with `installed => 1` as if this distribution did not exist.
-# Other options: timeout (seconds), switches, args (lists for its command line), env (hash). The run is over when all
-# processes that hold its stdout and stderr have ended; what is left at the timeout is killed.
+# Other options: timeout (seconds), includes (directories that come first), switches, args (lists for its command
+# line), env (hash). The run is over when all processes that hold its stdout and stderr have ended; what is left at the
+# timeout is killed.
 sub fresh_perl {
     my ($code, %opt) = @_;
     my $limit    = patience($opt{timeout} || 20);
-    my @includes = map { "-I$_" } $opt{installed} ? _installed_inc() : grep { !ref } @INC;
+    my @includes = map { "-I$_" } @{ $opt{includes} || [] }, $opt{installed} ? _installed_inc() : grep { !ref } @INC;
     my ($out, $to_out) = pipe_pair();
     my ($err, $to_err) = pipe_pair();
 
@@ -125,33 +98,6 @@ sub _installed_inc {
     my %ours = map { File::Spec->rel2abs($_) => 1 } qw(lib blib/lib blib/arch);
     my @inc  = grep { !ref && !$ours{ File::Spec->rel2abs($_) } } @INC;
     return ((grep { -e "$_/Sys/Virt.pm" } @inc), @inc);
-}
-
-# Both ends unbuffered; libvirt is given their fds.
-sub pipe_pair {
-    pipe my $reader, my $writer or croak "Cannot make pipe: $!";
-    $_->autoflush for $reader, $writer;
-    return ($reader, $writer);
-}
-
-sub socket_pair {
-    socketpair my $one, my $other, AF_UNIX, SOCK_STREAM, PF_UNSPEC or croak "Cannot make socket pair: $!";
-    $_->autoflush for $one, $other;
-    return ($one, $other);
-}
-
-# Compare a list from before with one from after to prove that nothing leaked.
-sub open_fds {
-    opendir my $dir, '/proc/self/fd' or croak "Cannot list open files: $!";
-    my @fds = grep { /^\d/ } readdir $dir;
-    closedir $dir;
-    # The directory itself was among them.
-    return sort { $a <=> $b } grep { -l "/proc/self/fd/$_" } @fds;
-}
-
-sub thread_count {
-    my @threads = glob '/proc/self/task/*';
-    return scalar @threads;
 }
 
 1;

@@ -1,10 +1,13 @@
-package VirtTest::Daemon;
+package Test::Sys::Virt::EventImpl::Daemon;
 
 # A private libvirtd with its own directories, run as an ordinary user even when the test is root: as root it would
 # want the system's pid files. A companion process owns it, so it ends with the test, and so does its directory.
 
+use 5.016;
 use strict;
 use warnings;
+
+our $VERSION = '0.001';
 
 use Carp qw(croak);
 use File::Path qw(remove_tree);
@@ -14,8 +17,8 @@ use IO::Select;
 use IO::Socket::UNIX;
 use POSIX ();
 use Time::HiRes qw(sleep time);
-use VirtTest ();
-use VirtTest::Companion;
+use Test::Sys::Virt::EventImpl::Util ();
+use Test::Sys::Virt::EventImpl::Companion;
 
 use constant {
     NOBODY      => 65534,
@@ -40,7 +43,7 @@ sub start {
     my $dir      = _make_dir();
     _write_conf("$dir/conf", $opt{conf});
     my $self = bless { dir => $dir }, $class;
-    $self->{companion} = VirtTest::Companion->start(sub { _companion($_[0], $libvirtd, $dir) });
+    $self->{companion} = Test::Sys::Virt::EventImpl::Companion->start(sub { _companion($_[0], $libvirtd, $dir) });
     return $self->_launched;
 }
 
@@ -97,7 +100,7 @@ sub _companion {
         defined(my $pid = fork) or die "Cannot fork: $!\n";
         _exec($libvirtd, $dir) if !$pid;
         print $test "$pid\n";
-        $order = VirtTest::Companion::order($test);
+        $order = Test::Sys::Virt::EventImpl::Companion::order($test);
         _end($pid);
     } while $order eq "restart\n";
     remove_tree($dir);
@@ -149,7 +152,7 @@ sub signal {
 # Returns the object once libvirtd answers a request; the socket exists well before.
 sub wait_ready {
     my ($self) = @_;
-    my $end = time + VirtTest::patience(START_LIMIT);
+    my $end = time + Test::Sys::Virt::EventImpl::Util::patience(START_LIMIT);
     until ($self->_answers($end - time)) {
         my $why = !$self->is_alive ? 'it has ended' : time > $end ? 'it does not answer' : undef;
         if ($why) {
@@ -180,7 +183,7 @@ sub is_alive {
 # One letter for each thread, as in ps.
 sub _states {
     my ($self) = @_;
-    return map { VirtTest::first_line($_) =~ /\) (\w)/ } glob "/proc/$self->{pid}/task/*/stat";
+    return map { Test::Sys::Virt::EventImpl::Util::first_line($_) =~ /\) (\w)/ } glob "/proc/$self->{pid}/task/*/stat";
 }
 
 # What libvirtd has said so far.

@@ -1,57 +1,87 @@
-package VirtTest::Contract::Case;
+package Test::Sys::Virt::EventImpl::Case;
 
 # What the cases are written with. A case is given one object of this class:
 #
-#     case timer => 10, removes_itself => 'a timer that removes itself has run once', sub {
+#     case 30 => 'timer_removes_itself', timer => {
+#         rule   => 'a timer that removes itself has fired once',        the rule, also the name of the test
+#         source => 'tests/eventtest.c of libvirt',                      where it comes from
+#         harm   => '...',                                               what goes wrong where it is broken
+#         advice => '...',                                               what to do, in one line
+#     }, sub {
 #         my ($t) = @_;
 #         my $id = $t->add_timeout(0, in_callback => [[remove_timeout => 'self']]);
 #         $t->passes(5);
 #         is $t->count(timer => $id), 1;
 #     };
 #
-# Its add_handle, update_timeout and so on are libvirt's functions, called from C with C callbacks (VirtTest::CApi).
-# Perl callbacks are added with the public functions of Sys::Virt::Event.
+# Its add_handle, update_timeout and so on are libvirt's functions, called from C with C callbacks (see CApi.pm).
+# watch and timer add Perl callbacks, by the public functions of Sys::Virt::Event.
 
+use 5.016;
 use strict;
 use warnings;
+
+our $VERSION = '0.001';
 
 use Carp qw(croak);
 use Exporter qw(import);
 use POSIX ();
-use Sys::Virt::Event ();
+use Test::Sys::Virt::EventImpl::CApi ();
+use Test::Sys::Virt::EventImpl::Util;
 use Time::HiRes ();
-use VirtTest;
-use VirtTest::CApi;
 
-our @EXPORT = qw(case READABLE WRITABLE ERROR HANGUP now pause cpu_seconds put_byte get_byte ready_pipe callable);
+our @EXPORT = qw(suite case READABLE WRITABLE ERROR HANGUP cpu_seconds put_byte get_byte ready_pipe callable run_default);
 
 use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
 
-my @cases;
+# What a case may need, and why it is not there.
+my %MISSING = (
+    object   => sub { $_[0]{make} ? undef : "libvirt's own loop has no methods" },
+    sys_virt => sub { Sys::Virt->can('new') ? undef : 'Sys::Virt is not installed (Debian: libsys-virt-perl)' },
+    daemon   => sub {
+        require Test::Sys::Virt::EventImpl::Daemon;
+        return Test::Sys::Virt::EventImpl::Daemon->why_not;
+    },
+    emulator => sub {
+        require Test::Sys::Virt::EventImpl::Emulator;
+        return Test::Sys::Virt::EventImpl::Emulator->why_not;
+    },
+);
 
-# The number is that in contract.md, sections 2.3 to 2.5; several cases may share one.
-sub case {
-    my ($suite, $number, $name, $rule, $code, %opt) = @_;
-    croak "There is a case $name already" if grep { $_->{name} eq $name } @cases;
-    push @cases, { suite => $suite, number => $number, name => $name, rule => $rule, code => $code, limit => 15, %opt };
+my (@suites, @cases);
+
+# The suites in the order in which they are run. Cases of a suite need what the suite needs.
+sub suite {
+    my ($name, $title, %opt) = @_;
+    push @suites, { name => $name, title => $title, needs => $opt{needs} || [] };
     return;
 }
 
-sub all { return sort { $a->{number} <=> $b->{number} } @cases }
+# Options: limit (seconds), needs (a list). Numbers are given once and for all.
+sub case {
+    my ($number, $name, $suite, $text, $code, %opt) = @_;
+    my ($of) = grep { $_->{name} eq $suite } @suites or croak "There is no suite $suite";
+    croak "There is a case $name already" if grep { $_->{name} eq $name } @cases;
+    my @needs = (@{ $of->{needs} }, @{ delete $opt{needs} || [] });
+    push @cases,
+        { %$text, suite => $suite, title => $of->{title}, number => $number, name => $name, code => $code, limit => 15, %opt, needs => \@needs };
+    return;
+}
+
+sub suites { return @suites }
+sub all    { return @cases }
+
+# Why the case cannot be run, if so.
+sub why_not {
+    my ($case, $opt) = @_;
+    for my $need (@{ $case->{needs} }) {
+        my $why = $MISSING{$need}->($opt);
+        return $why if defined $why;
+    }
+    return undef;
+}
 
 # Small functions.
-
-sub now { return Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
-
-# Not interrupted by signals.
-sub pause {
-    my ($seconds) = @_;
-    my $end = now() + $seconds;
-    while ((my $left = $end - now()) > 0) {
-        select undef, undef, undef, $left;
-    }
-    return;
-}
 
 sub cpu_seconds { return Time::HiRes::clock() }
 
@@ -77,7 +107,7 @@ sub ready_pipe {
 # An object that can be called, as a callback: it tells when it is released, which a sub is not before it has returned.
 sub callable {
     my ($code, $at_end) = @_;
-    return bless { code => $code, at_end => $at_end }, 'VirtTest::Contract::Callable';
+    return bless { code => $code, at_end => $at_end }, 'Test::Sys::Virt::EventImpl::Callable';
 }
 
 # The loop.
@@ -90,10 +120,15 @@ sub new {
 # A new object, not registered.
 sub make { return $_[0]{make}->() }
 
-# The registered object.
+# The registered object, or the string default.
 sub impl {
     my ($self) = @_;
-    return $self->{impl} ||= Sys::Virt::Event::register($self->make);
+    return $self->{impl} ||= $self->{make} ? Sys::Virt::Event::register($self->make) : _register_default();
+}
+
+sub _register_default {
+    Sys::Virt::Event::register_default();
+    return 'default';
 }
 
 # Another object has been registered.
@@ -105,14 +140,15 @@ sub use_impl {
 
 sub run {
     my ($self, $seconds) = @_;
-    $self->{run}->($self->impl, $seconds);
+    my $impl = $self->impl;
+    $self->{runner}->($impl, $seconds);
     return;
 }
 
 # Runs the loop, for $slice seconds at a time, until $condition->() holds. True if it does.
 sub until {
     my ($self, $condition, $slice) = @_;
-    my $end = now() + VirtTest::patience(5);
+    my $end = now() + patience(5);
     until ($condition->()) {
         return 0 if now() > $end;
         $self->run($slice || 0.01);
@@ -130,14 +166,37 @@ sub run_fully {
     return;
 }
 
+# One pass of libvirt's own loop, of so many seconds at most.
+sub run_default {
+    my ($seconds) = @_;
+    my $bound = Test::Sys::Virt::EventImpl::CApi::add_timeout(int($seconds * 1000) + 1, quiet => 1);
+    my $error = exception_of { Sys::Virt::Event::run_default() };
+    Test::Sys::Virt::EventImpl::CApi::remove_timeout($bound);
+    die $error if defined $error;
+    return;
+}
+
+# Watches and timers with Perl callbacks.
+
+sub watch {
+    my ($self, $handle, $events, $code) = @_;
+    $self->impl;
+    return Sys::Virt::Event::add_handle(fileno $handle, $events, $code);
+}
+
+sub timer {
+    my ($self, $ms, $code) = @_;
+    $self->impl;
+    return Sys::Virt::Event::add_timeout($ms, $code);
+}
+
 # Lets the loop poll at least so often. What is seen of that is a pipe that is written anew each time, so that a loop
 # whose 0 ms timers, or whose level triggering, are broken can be counted as well.
 sub passes {
     my ($self, $wanted) = @_;
     my ($reader, $writer) = ready_pipe();
     my $passes = 0;
-    $self->impl;
-    my $id = Sys::Virt::Event::add_handle($reader, READABLE, sub {
+    my $id = $self->watch($reader, READABLE, sub {
         get_byte($reader);
         put_byte($writer) if ++$passes < $wanted;
     });
@@ -163,6 +222,28 @@ sub override {
     }
     bless $impl, $new;
     return $new;
+}
+
+# How many watches and timers the object has, by its own methods.
+sub count_watches {
+    my ($self) = @_;
+    my $count = 0;
+    my $add = sub {
+        my ($original, $impl, @args) = @_;
+        my $key = $impl->$original(@args);
+        $count++;
+        return $key;
+    };
+    my $remove = sub {
+        my ($original, $impl, @args) = @_;
+        $count--;
+        return $impl->$original(@args);
+    };
+    $self->override(
+        (map { $_ => $add } qw(add_handle add_timeout)),
+        (map { $_ => $remove } qw(remove_handle remove_timeout)),
+    );
+    return sub { $count };
 }
 
 # Returns an array to which each call of the six methods appends [name, arguments without the tokens, result of add].
@@ -193,7 +274,7 @@ for my $name (qw(add_handle update_handle remove_handle add_timeout update_timeo
     *$name = sub {
         my $self = shift;
         $self->impl;
-        return &{"VirtTest::CApi::$name"}(@_);
+        return &{"Test::Sys::Virt::EventImpl::CApi::$name"}(@_);
     };
 }
 
@@ -201,7 +282,7 @@ for my $name (qw(add_handle update_handle remove_handle add_timeout update_timeo
 
 sub log {
     my ($self) = @_;
-    push @{ $self->{log} }, VirtTest::CApi::events();
+    push @{ $self->{log} }, Test::Sys::Virt::EventImpl::CApi::events();
     return @{ $self->{log} };
 }
 
@@ -271,23 +352,31 @@ sub child {
     return { exit => $? >> 8, signal => $? & 127, stderr => $stderr };
 }
 
-sub skip {
-    my (undef, $reason) = @_;
-    die bless \$reason, 'VirtTest::Contract::Skip';
-}
-
 # A connection of Sys::Virt.
 sub connect {
     my ($self, $uri) = @_;
-    $self->skip('Sys::Virt is not installed (Debian: libsys-virt-perl)') if !Sys::Virt->can('new');
     $self->impl;
     return Sys::Virt->new(uri => $uri || 'test:///default');
 }
 
-package VirtTest::Contract::Callable;
+package Test::Sys::Virt::EventImpl::Callable;
 
 use overload '&{}' => sub { $_[0]{code} }, fallback => 1;
 
 sub DESTROY { $_[0]{at_end}->() }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Test::Sys::Virt::EventImpl::Case - what the cases of the conformance kit are written with
+
+=head1 DESCRIPTION
+
+Part of L<Test::Sys::Virt::EventImpl>. Its interface may change.
+
+=cut

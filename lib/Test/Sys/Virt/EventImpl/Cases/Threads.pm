@@ -1,14 +1,19 @@
-package VirtTest::Contract::Threads;
+package Test::Sys::Virt::EventImpl::Cases::Threads;
 
 # Calls from threads that libvirt has made itself, here from a C helper's.
 
+use 5.016;
 use strict;
 use warnings;
 
+our $VERSION = '0.001';
+
 use Test::More;
-use VirtTest;
-use VirtTest::CApi;
-use VirtTest::Contract::Case;
+use Test::Sys::Virt::EventImpl::CApi;
+use Test::Sys::Virt::EventImpl::Case;
+use Test::Sys::Virt::EventImpl::Util;
+
+suite threads => "Calls from threads that are not Perl's";
 
 # A run of the loop that is meant to be interrupted lasts so many seconds; the timer against which the interruption is
 # compared comes a bit earlier.
@@ -19,7 +24,7 @@ use constant { SLICE => 0.4, CLOCK_MS => 350, PAUSE_MS => 50 };
 sub with_threads {
     my ($t) = @_;
     $t->impl;
-    VirtTest::CApi::run_blocked([sleep_ms => 0]);
+    Test::Sys::Virt::EventImpl::CApi::run_blocked([sleep_ms => 0]);
     $t->add_timeout(60_000);
     return;
 }
@@ -27,7 +32,7 @@ sub with_threads {
 # The loop sleeps until $clock when $ops are run; true if it was awake before that.
 sub interrupted_by {
     my ($t, $until, @ops) = @_;
-    my $thread = VirtTest::CApi::spawn([sleep_ms => PAUSE_MS], @ops);
+    my $thread = Test::Sys::Virt::EventImpl::CApi::spawn([sleep_ms => PAUSE_MS], @ops);
     my $clock  = $t->add_timeout(CLOCK_MS, in_callback => [[remove_timeout => 'self']]);
     $t->until(sub { $until->() || $t->count(timer => $clock) }, SLICE);
     $t->until($until);
@@ -39,7 +44,12 @@ sub interrupted_by {
     return ($report, @before);
 }
 
-case threads => 3, removed_asleep => 'a watch removed by another thread while the loop sleeps is freed at once', sub {
+case 0 => 'removed_asleep', threads => {
+    rule   => 'a watch removed by another thread while the loop sleeps is freed at once',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     with_threads($t);
     my ($reader, $writer) = pipe_pair();
@@ -51,7 +61,12 @@ case threads => 3, removed_asleep => 'a watch removed by another thread while th
     is $t->count(handle => $id), 0, 'nothing runs';
 };
 
-case threads => 8, timer_removed_asleep => 'a timer removed by another thread while the loop sleeps does not fire', sub {
+case 0 => 'timer_removed_asleep', threads => {
+    rule   => 'a timer removed by another thread while the loop sleeps does not fire',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     with_threads($t);
     my ($soon, $late) = map { $t->add_timeout($_) } CLOCK_MS + 100, 60_000;
@@ -61,7 +76,12 @@ case threads => 8, timer_removed_asleep => 'a timer removed by another thread wh
     is $t->count(timer => $soon), 0, 'it did not fire';
 };
 
-case threads => 37, calls_while_asleep => 'what another thread adds and updates works at once, even if the loop sleeps', sub {
+case 0 => 'calls_while_asleep', threads => {
+    rule   => 'what another thread adds and updates works at once, even if the loop sleeps',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     with_threads($t);
     my ($reader, $writer) = ready_pipe();
@@ -85,13 +105,18 @@ case threads => 37, calls_while_asleep => 'what another thread adds and updates 
     cmp_ok $report->{slowest}, '<', 0.3, 'no call waited for the loop';
 };
 
-case threads => 37, calls_while_blocked => 'calls of another thread return while the interpreter sits in C', sub {
+case 0 => 'calls_while_blocked', threads => {
+    rule   => 'calls of another thread return while the interpreter sits in C',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     with_threads($t);
     my ($reader, $writer) = ready_pipe();
     my $mine = $t->add_timeout(-1, in_callback => [[remove_timeout => 'self']]);
     # It would hang if a call waited for the interpreter.
-    my $report = VirtTest::CApi::run_blocked(
+    my $report = Test::Sys::Virt::EventImpl::CApi::run_blocked(
         [add_handle => $reader, 0, in_callback => [[remove_handle => 'self']]],
         ([update_handle => \0, READABLE], [update_handle => \0, 0]) x 20,
         [update_handle => \0, READABLE],
@@ -114,13 +139,18 @@ case threads => 37, calls_while_blocked => 'calls of another thread return while
     is_deeply [sort $t->story], [sort @expected, "ff $removed"], 'then each ran once and was freed once';
 };
 
-case threads => 37, order_per_id => 'the loop sees the calls for one id in their order', sub {
+case 0 => 'order_per_id', threads => {
+    rule   => 'the loop sees the calls for one id in their order',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     with_threads($t);
     my ($reader, $writer) = ready_pipe();
     my $known = $t->add_handle($reader, 0);
     my $calls = $t->record_calls;
-    my $report = VirtTest::CApi::run_blocked(
+    my $report = Test::Sys::Virt::EventImpl::CApi::run_blocked(
         [add_handle => $reader, WRITABLE],
         (map { [update_handle => \0, $_] } 0, READABLE | WRITABLE, WRITABLE),
         (map { [update_handle => $known, $_] } 0, READABLE | WRITABLE, READABLE, 0),
@@ -149,9 +179,14 @@ case threads => 37, order_per_id => 'the loop sees the calls for one id in their
     is_deeply [map { $last{$_} } grep { $life{$_}[0][0] eq 'add_handle' && $life{$_}[0][1] == fileno $reader } @added],
         [WRITABLE], 'the handle that was added ends with the mask that was asked for last';
     is_deeply [map { $last{$_} } grep { $life{$_}[0][0] eq 'update_handle' } @keys], [0], 'so does the known one';
-};
+}, needs => ['object'];
 
-case threads => 37, many => 'many calls of several threads at once: all are carried out, each watch is freed once', sub {
+case 0 => 'many', threads => {
+    rule   => 'many calls of several threads at once: all are carried out, each watch is freed once',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     with_threads($t);
     my ($reader, $writer) = ready_pipe();
@@ -159,7 +194,7 @@ case threads => 37, many => 'many calls of several threads at once: all are carr
         [add_handle => $reader, READABLE], [update_handle => \-1, 0], [update_handle => \-2, READABLE],
         [add_timeout => 0], [update_timeout => \-1, 1], [remove_handle => \-5], [remove_timeout => \-3],
     );
-    my @threads = map { VirtTest::CApi::spawn((@ops) x 40) } 1 .. 4;
+    my @threads = map { Test::Sys::Virt::EventImpl::CApi::spawn((@ops) x 40) } 1 .. 4;
     my @reports = map {
         my $thread = $_;
         $t->until(sub { $thread->is_done });
@@ -180,12 +215,17 @@ case threads => 37, many => 'many calls of several threads at once: all are carr
     is scalar(my @after = $t->dispatched), $count, 'nothing of it is left';
 };
 
-case threads => 38, never_seen => 'what another thread adds and removes before the loop looks is only freed', sub {
+case 0 => 'never_seen', threads => {
+    rule   => 'what another thread adds and removes before the loop looks is only freed',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     with_threads($t);
     my ($reader, $writer) = ready_pipe();
     my $calls  = $t->record_calls;
-    my $report = VirtTest::CApi::run_blocked(
+    my $report = Test::Sys::Virt::EventImpl::CApi::run_blocked(
         [add_handle => $reader, READABLE], [update_handle => \-1, WRITABLE], [remove_handle => \-2],
         [add_timeout => 0], [update_timeout => \-1, 0], [remove_timeout => \-2],
     );
@@ -198,6 +238,6 @@ case threads => 38, never_seen => 'what another thread adds and removes before t
     is_deeply [sort $t->story], [sort map { "ff $_" } @ids], 'each is freed once';
     is_deeply [grep { $_->{thread} ne 'main' || @{ $_->{inside} } } $t->entries('ff')], [], '... by the loop';
     is_deeply \@heard, [], 'no method was called';
-};
+}, needs => ['object'];
 
 1;

@@ -1,18 +1,21 @@
-package VirtTest::Companion;
+package Test::Sys::Virt::EventImpl::Companion;
 
 # A process beside the test that cleans up after it, however the test ends: it sees the test go. It is no member of
 # the test's process group, so it survives ^C and the harness's kills, and it holds none of the test's files, so
 # connections and pipes close when the test closes them.
 
+use 5.016;
 use strict;
 use warnings;
+
+our $VERSION = '0.001';
 
 use Carp qw(croak);
 use Errno qw(EINTR);
 use IO::Select;
 use POSIX ();
 use Time::HiRes qw(time);
-use VirtTest ();
+use Test::Sys::Virt::EventImpl::Util ();
 
 # The process that the companion serves.
 my $test;
@@ -21,7 +24,7 @@ my $test;
 sub start {
     my ($class, $code) = @_;
     $test = $$;
-    my ($ours, $theirs) = VirtTest::socket_pair();
+    my ($ours, $theirs) = Test::Sys::Virt::EventImpl::Util::socket_pair();
     defined(my $pid = fork) or croak "Cannot fork: $!";
     _run($code, $theirs) if !$pid;
     return bless { pid => $pid, starter => $$, socket => $ours }, $class;
@@ -36,7 +39,7 @@ sub _run {
         $SIG{PIPE} = 'IGNORE';
         my $null = POSIX::open('/dev/null', POSIX::O_RDWR());
         POSIX::dup2($null, $_) for 0, 1;
-        POSIX::close($_) for grep { $_ > 2 && $_ != fileno $peer } VirtTest::open_fds();
+        POSIX::close($_) for grep { $_ > 2 && $_ != fileno $peer } Test::Sys::Virt::EventImpl::Util::open_fds();
         $code->($peer);
         1;
     } or print STDERR $@;

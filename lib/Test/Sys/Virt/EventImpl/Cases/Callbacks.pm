@@ -1,14 +1,21 @@
-package VirtTest::Contract::Callbacks;
+package Test::Sys::Virt::EventImpl::Cases::Callbacks;
 
 # Perl code as callbacks: exceptions, loops run inside, tokens.
 
+use 5.016;
 use strict;
 use warnings;
 
+our $VERSION = '0.001';
+
 use Scalar::Util qw(refaddr);
 use Test::More;
-use VirtTest;
-use VirtTest::Contract::Case;
+use Test::Sys::Virt::EventImpl::Case;
+use Test::Sys::Virt::EventImpl::Util;
+
+suite exception => 'Exceptions';
+suite reentry => 'A loop that is run by a callback';
+suite token => 'Tokens and arguments';
 
 # Runs the loop until $condition->() holds, whatever leaves it. Returns what was thrown, and then warned of: a loop may
 # let exceptions out or turn them into warnings.
@@ -25,25 +32,34 @@ sub thrown {
     return (@thrown, $t->warnings);
 }
 
-case exception => 33, comes_out => 'the exception of a callback comes out, once, and the watch lives on', sub {
+case 0 => 'comes_out', exception => {
+    rule   => 'the exception of a callback comes out, once, and the watch lives on',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my ($calls, $timer_calls) = (0, 0);
-    $t->impl;
-    my $handle = Sys::Virt::Event::add_handle($reader, READABLE, sub { die "first handle\n" if ++$calls == 1 });
+    my $handle = $t->watch($reader, READABLE, sub { die "first handle\n" if ++$calls == 1 });
     my @thrown = thrown($t, sub { $calls > 3 });
     is grep(/first handle/, @thrown), 1, 'a handle: it came out';
     is @thrown, 1, '... alone';
     Sys::Virt::Event::remove_handle($handle);
-    my $timer = Sys::Virt::Event::add_timeout(0, sub { die "first timer\n" if ++$timer_calls == 1 });
+    my $timer = $t->timer(0, sub { die "first timer\n" if ++$timer_calls == 1 });
     @thrown = thrown($t, sub { $timer_calls > 3 });
     is grep(/first timer/, @thrown), 1, 'a timer: it came out';
     is @thrown, 1, '... alone';
 };
 
-case exception => 33, helper_throws => 'the helper method throws it, object and all, when C is left', sub {
+case 0 => 'helper_throws', exception => {
+    rule   => 'the helper method throws it, object and all, when C is left',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
-    my $object = bless {}, 'VirtTest::Contract::False';
+    my $object = bless {}, 'Test::Sys::Virt::EventImpl::False';
     my @caught;
     $t->override(_run_timeout_callback => sub {
         my ($original, $impl, @args) = @_;
@@ -51,25 +67,29 @@ case exception => 33, helper_throws => 'the helper method throws it, object and 
         push @caught, $@ if !$lived;
     });
     my $calls = 0;
-    my $id = Sys::Virt::Event::add_timeout(0, sub { $calls++; die $object if $calls == 1 });
+    my $id = $t->timer(0, sub { $calls++; die $object if $calls == 1 });
     $t->until(sub { $calls > 2 });
     is @caught, 1, 'one exception';
     ok same($caught[0], $object), 'the very object, though it is overloaded to be false';
-};
+}, needs => ['object'];
 
-case exception => 33, others_run => 'the others of that pass run, and no exception is lost', sub {
+case 0 => 'others_run', exception => {
+    rule   => 'the others of that pass run, and no exception is lost',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my @pipes = map { [ready_pipe()] } 1 .. 3;
     my %calls;
-    $t->impl;
     for my $n (1 .. 3) {
         my $reader = $pipes[$n - 1][0];
-        Sys::Virt::Event::add_handle($reader, READABLE, sub {
+        $t->watch($reader, READABLE, sub {
             get_byte($reader);
             $calls{"handle $n"}++;
             die "from handle $n\n";
         });
-        Sys::Virt::Event::add_timeout(1, sub {
+        $t->timer(1, sub {
             my ($id) = @_;
             $calls{"timer $n"}++;
             Sys::Virt::Event::remove_timeout($id);
@@ -93,7 +113,12 @@ my @BAD_ANSWERS = (
     ['returns -5' => sub { return -5 }, qr/-5/],
 );
 
-case exception => 34, add_refused => 'an add method that dies or returns no key has failed, with a warning', sub {
+case 0 => 'add_refused', exception => {
+    rule   => 'an add method that dies or returns no key has failed, with a warning',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $answer;
@@ -101,8 +126,8 @@ case exception => 34, add_refused => 'an add method that dies or returns no key 
         return $answer ? $answer->() : $impl->$original(@args) } } qw(add_handle add_timeout));
     my %add = (
         add_handle  => [sub { $t->add_handle($reader, READABLE) },
-            sub { Sys::Virt::Event::add_handle($reader, READABLE, sub {}) }],
-        add_timeout => [sub { $t->add_timeout(0) }, sub { Sys::Virt::Event::add_timeout(0, sub {}) }],
+            sub { $t->watch($reader, READABLE, sub {}) }],
+        add_timeout => [sub { $t->add_timeout(0) }, sub { $t->timer(0, sub {}) }],
     );
     for my $method (sort keys %add) {
         my ($from_c, $from_perl) = @{ $add{$method} };
@@ -121,12 +146,17 @@ case exception => 34, add_refused => 'an add method that dies or returns no key 
     my $id = $t->add_timeout(0);
     $t->until(sub { $t->count(timer => $id) });
     cmp_ok $t->count(timer => $id), '>', 0, 'then one works';
-};
+}, needs => ['object'];
 
-case exception => 34, any_key => '0, a string, an object are keys: handed back as they are', sub {
+case 0 => 'any_key', exception => {
+    rule   => '0, a string, an object are keys: handed back as they are',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
-    my @keys = (0, '', 'a name', '0E0', [], bless({}, 'VirtTest::Contract::False'), sub {});
+    my @keys = (0, '', 'a name', '0E0', [], bless({}, 'Test::Sys::Virt::EventImpl::False'), sub {});
     my (@made, @got);
     # The object's own keys are kept aside: what it gets from libvirt is looked up there.
     my $translate = sub {
@@ -159,7 +189,7 @@ case exception => 34, any_key => '0, a string, an object are keys: handed back a
         is grep({ same($_, $key) } @got), 4;
     }
     undef $key;
-};
+}, needs => ['object'];
 
 # Equal strings, or references to the same thing, whatever they are overloaded to.
 sub same {
@@ -168,7 +198,12 @@ sub same {
     return ref $one ? refaddr($one) == refaddr($other) : $one eq $other;
 }
 
-case exception => 34, other_methods_die => 'update and remove methods that die leave libvirt unharmed', sub {
+case 0 => 'other_methods_die', exception => {
+    rule   => 'update and remove methods that die leave libvirt unharmed',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $broken;
@@ -192,9 +227,14 @@ case exception => 34, other_methods_die => 'update and remove methods that die l
     $t->until(sub { $t->count(handle => $handles[0]) && $t->count(timer => $timers[0]) });
     is $t->count('ff'), 2, 'what was removed is freed';
     cmp_ok $t->count(handle => $handles[0]), '>', 0, 'the rest works';
-};
+}, needs => ['object'];
 
-case exception => 36, keeps_variables => 'what methods do to $@, $!, $_ and the last error of libvirt is undone', sub {
+case 0 => 'keeps_variables', exception => {
+    rule   => 'what methods do to $@, $!, $_ and the last error of libvirt is undone',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $calls = 0;
@@ -205,7 +245,7 @@ case exception => 36, keeps_variables => 'what methods do to $@, $!, $_ and the 
         $_ = 'spoiled';
         eval { die "spoiled\n" };
         $! = 5;
-        VirtTest::CApi::set_error(0);
+        Test::Sys::Virt::EventImpl::CApi::set_error(0);
         return $result[0];
     };
     $t->override(map { $_ => $spoil } map { ("${_}_handle", "${_}_timeout") } qw(add update remove));
@@ -229,11 +269,16 @@ case exception => 36, keeps_variables => 'what methods do to $@, $!, $_ and the 
     $check->('update_timeout', sub { $t->update_timeout($timer, 0) });
     $check->('remove_timeout', sub { $t->remove_timeout($timer) });
     cmp_ok $calls, '>=', 6, 'the methods were called';
-};
+}, needs => ['object'];
 
 # A loop that is run by a callback.
 
-case reentry => 32, no_early_free => 'a nested run does not free a watch whose callback is on the stack', sub {
+case 0 => 'no_early_free', reentry => {
+    rule   => 'a nested run does not free a watch whose callback is on the stack',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my @events;
@@ -248,21 +293,24 @@ case reentry => 32, no_early_free => 'a nested run does not free a watch whose c
         };
         return callable($code, sub { push @events, "$name freed" });
     };
-    $t->impl;
-    Sys::Virt::Event::add_handle($reader, READABLE, $callback->(handle => \&Sys::Virt::Event::remove_handle));
+    $t->watch($reader, READABLE, $callback->(handle => \&Sys::Virt::Event::remove_handle));
     $t->until(sub { @events >= 2 });
-    Sys::Virt::Event::add_timeout(0, $callback->(timer => \&Sys::Virt::Event::remove_timeout));
+    $t->timer(0, $callback->(timer => \&Sys::Virt::Event::remove_timeout));
     $t->until(sub { @events >= 4 });
     $t->passes(3);
     is_deeply \@events, ['handle nested', 'handle freed', 'timer nested', 'timer freed'];
 };
 
-case reentry => 32, not_twice => 'a watch whose callback is on the stack is not dispatched by a nested run', sub {
+case 0 => 'not_twice', reentry => {
+    rule   => 'a watch whose callback is on the stack is not dispatched by a nested run',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my ($depth, $deepest, $calls, $others) = (0, 0, 0, 0);
-    $t->impl;
-    Sys::Virt::Event::add_handle($reader, READABLE, sub { $others++ });
+    $t->watch($reader, READABLE, sub { $others++ });
     my $nest = sub {
         $calls++;
         $deepest = $depth if ++$depth > $deepest;
@@ -270,13 +318,13 @@ case reentry => 32, not_twice => 'a watch whose callback is on the stack is not 
         $t->until(sub { $others > $before + 3 || $depth > 1 });
         $depth--;
     };
-    my $handle = Sys::Virt::Event::add_handle($reader, READABLE, sub { $nest->() });
+    my $handle = $t->watch($reader, READABLE, sub { $nest->() });
     $t->until(sub { $calls >= 2 });
     Sys::Virt::Event::remove_handle($handle);
     is $deepest, 1, 'a handle: not inside itself';
     cmp_ok $calls, '>=', 2, '... but again after its end';
     $calls = 0;
-    my $timer = Sys::Virt::Event::add_timeout(0, sub { $nest->() });
+    my $timer = $t->timer(0, sub { $nest->() });
     $t->until(sub { $calls >= 2 });
     is $deepest, 1, 'a timer: not inside itself';
     cmp_ok $calls, '>=', 2, '... but again after its end';
@@ -284,21 +332,25 @@ case reentry => 32, not_twice => 'a watch whose callback is on the stack is not 
     is grep({ !/Cannot run callback/ } $t->warnings), 0;
 };
 
-case reentry => 32, nothing_lost => 'a nested run loses none of the others, and runs none of them twice', sub {
+case 0 => 'nothing_lost', reentry => {
+    rule   => 'a nested run loses none of the others, and runs none of them twice',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my @pipes = map { [ready_pipe()] } 1 .. 4;
     my %calls;
     my ($nested_in_handle, $nested_in_timer);
-    $t->impl;
     for my $n (1 .. 4) {
         my $reader = $pipes[$n - 1][0];
         # Nothing is left to read after the first call.
-        Sys::Virt::Event::add_handle($reader, READABLE, sub {
+        $t->watch($reader, READABLE, sub {
             $calls{"handle $n"}++;
             $calls{"handle $n"} == 1 && get_byte($reader);
             $t->passes(2) if !$nested_in_handle++;
         });
-        Sys::Virt::Event::add_timeout(1, sub {
+        $t->timer(1, sub {
             my ($id) = @_;
             $calls{"timer $n"}++;
             Sys::Virt::Event::remove_timeout($id);
@@ -313,7 +365,12 @@ case reentry => 32, nothing_lost => 'a nested run loses none of the others, and 
 
 # Tokens: what the six methods are given as $cb, $opaque and $ff.
 
-case token => 40, forged => 'a forged or mixed token is an exception, that of a removed watch does nothing', sub {
+case 0 => 'forged', token => {
+    rule   => 'a forged or mixed token is an exception, that of a removed watch does nothing',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my @tokens;
@@ -366,17 +423,21 @@ case token => 40, forged => 'a forged or mixed token is an exception, that of a 
     $t->passes(3);
     is $t->count(ff => $other), 0, '... frees nothing';
     is $t->remove_handle($other), 0;
-};
+}, needs => ['object'];
 
-case token => 41, code_is_copied => 'a callback is copied: what becomes of the variable does not matter', sub {
+case 0 => 'code_is_copied', token => {
+    rule   => 'a callback is copied: what becomes of the variable does not matter',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my ($handles, $timers) = (0, 0);
-    $t->impl;
     my $code = sub { $handles++ };
-    my $handle = Sys::Virt::Event::add_handle($reader, READABLE, $code);
+    my $handle = $t->watch($reader, READABLE, $code);
     $code = sub { $timers++ };
-    my $timer = Sys::Virt::Event::add_timeout(0, $code);
+    my $timer = $t->timer(0, $code);
     undef $code;
     $code = 'no code';
     $t->until(sub { $handles > 2 && $timers > 2 });
@@ -384,25 +445,29 @@ case token => 41, code_is_copied => 'a callback is copied: what becomes of the v
     cmp_ok $timers, '>', 2, 'timer';
 };
 
-case token => 41, arguments => 'a Perl callback gets id, fd and events, or the id', sub {
+case 0 => 'arguments', token => {
+    rule   => 'a Perl callback gets id, fd and events, or the id',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my (@handle, @timer);
-    $t->impl;
-    my $handle = Sys::Virt::Event::add_handle($reader, READABLE, sub { @handle = @_ });
-    my $timer  = Sys::Virt::Event::add_timeout(0, sub { @timer = @_ });
+    my $handle = $t->watch($reader, READABLE, sub { @handle = @_ });
+    my $timer  = $t->timer(0, sub { @timer = @_ });
     $t->until(sub { @handle && @timer });
     is_deeply \@handle, [$handle, fileno $reader, READABLE];
     is_deeply \@timer, [$timer];
 };
 
 # An object that looks false and empty.
-package VirtTest::Contract::False;
+package Test::Sys::Virt::EventImpl::False;
 
 use overload bool => sub { 0 }, '""' => sub { '' };
 
 # Runs code when it is released.
-package VirtTest::Contract::AtEnd;
+package Test::Sys::Virt::EventImpl::AtEnd;
 
 sub DESTROY { $_[0][0]->() }
 

@@ -1,19 +1,29 @@
-package VirtTest::Contract::Timers;
+package Test::Sys::Virt::EventImpl::Cases::Timers;
 
 # Timers, and the order of what happens in one pass.
 
+use 5.016;
 use strict;
 use warnings;
 
-use Test::More;
-use VirtTest;
-use VirtTest::Contract::Case;
+our $VERSION = '0.001';
 
-case timer => 6, enabled_and_disabled => 'a disabled timer fires when it gets an interval, until it gets -1', sub {
+use Test::More;
+use Test::Sys::Virt::EventImpl::Case;
+use Test::Sys::Virt::EventImpl::Util;
+
+suite timer => 'Timers';
+suite order => 'The order of things in one pass';
+
+case 0 => 'enabled_and_disabled', timer => {
+    rule   => 'a disabled timer fires when it gets an interval, until it gets -1',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my @fired;
-    $t->impl;
-    my $id = Sys::Virt::Event::add_timeout(-1, sub { push @fired, now() });
+    my $id = $t->timer(-1, sub { push @fired, now() });
     $t->run_fully(0.03);
     is_deeply \@fired, [], 'disabled';
     my $start = now();
@@ -29,7 +39,12 @@ case timer => 6, enabled_and_disabled => 'a disabled timer fires when it gets an
     is scalar @fired, $count, 'disabled again';
 };
 
-case timer => 7, timer_removed_before => 'a timer removed before it is due does not fire, others do', sub {
+case 0 => 'timer_removed_before', timer => {
+    rule   => 'a timer removed before it is due does not fire, others do',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($removed, $kept) = map { $t->add_timeout(20) } 1, 2;
     is $t->remove_timeout($removed), 0, 'removed';
@@ -38,7 +53,12 @@ case timer => 7, timer_removed_before => 'a timer removed before it is due does 
     is $t->count(timer => $removed), 0;
 };
 
-case timer => 10, timer_removes_itself => 'a timer that removes itself has fired once', sub {
+case 0 => 'timer_removes_itself', timer => {
+    rule   => 'a timer that removes itself has fired once',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my @ids = map { $t->add_timeout($_, in_callback => [[remove_timeout => 'self']]) } 0, 10;
     $t->until(sub { $t->count('timer') >= 2 });
@@ -48,11 +68,15 @@ case timer => 10, timer_removes_itself => 'a timer that removes itself has fired
     is_deeply [map { $_->{result} } $t->entries('remove_timeout')], [0, 0], 'the removals returned 0';
 };
 
-case timer => 25, shortened => 'a shorter interval counts at once', sub {
+case 0 => 'shortened', timer => {
+    rule   => 'a shorter interval counts at once',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my $fired;
-    $t->impl;
-    my $id = Sys::Virt::Event::add_timeout(3000, sub { $fired //= now() });
+    my $id = $t->timer(3000, sub { $fired //= now() });
     $t->run(0.02);
     my $start = now();
     $t->update_timeout($id, 60);
@@ -62,11 +86,15 @@ case timer => 25, shortened => 'a shorter interval counts at once', sub {
     cmp_ok $fired // 0, '>=', $start + 0.059, 'and was not early';
 };
 
-case timer => 26, restarted => 'an update restarts the interval, even to the same value', sub {
+case 0 => 'restarted', timer => {
+    rule   => 'an update restarts the interval, even to the same value',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my $fired;
-    $t->impl;
-    my $id = Sys::Virt::Event::add_timeout(120, sub { $fired //= now() });
+    my $id = $t->timer(120, sub { $fired //= now() });
     my $updated;
     for (1 .. 3) {
         $t->run_fully(0.06);
@@ -78,7 +106,12 @@ case timer => 26, restarted => 'an update restarts the interval, even to the sam
     cmp_ok $fired - $updated, '>=', 0.119, 'it fired the whole interval after the last update';
 };
 
-case timer => 27, starves_nothing => 'a 0 ms timer fires in each pass, and starves nothing', sub {
+case 0 => 'starves_nothing', timer => {
+    rule   => 'a 0 ms timer fires in each pass, and starves nothing',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $busy   = $t->add_timeout(0);
@@ -96,7 +129,12 @@ case timer => 27, starves_nothing => 'a 0 ms timer fires in each pass, and starv
     cmp_ok $t->count(timer => $busy), '>=', $t->count(handle => $handle) - 1, 'in each pass';
 };
 
-case timer => 27, set_in_each_pass => 'a timer that each pass sets to 0 ms fires, as the streams of libvirt need it', sub {
+case 0 => 'set_in_each_pass', timer => {
+    rule   => 'a timer that each pass sets to 0 ms fires, as the streams of libvirt need it',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my @before = map { $t->add_timeout(-1) } 1, 2;
@@ -111,7 +149,12 @@ case timer => 27, set_in_each_pass => 'a timer that each pass sets to 0 ms fires
     is grep({ $t->count(timer => $_) >= 3 } @$of_timer), 2, 'by a timer';
 };
 
-case timer => 28, negative => 'any negative interval disables', sub {
+case 0 => 'negative', timer => {
+    rule   => 'any negative interval disables',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my @ids = map { $t->add_timeout($_) } -2, -100, -2**31, 0, 5, 0;
     $t->update_timeout($ids[3], -2);
@@ -122,23 +165,31 @@ case timer => 28, negative => 'any negative interval disables', sub {
     is_deeply [grep { $_ ne "timer $fires" } $t->dispatched], [], 'none of them fired';
 };
 
-case timer => 29, periodic => 'a timer fires again and again, never early', sub {
+case 0 => 'periodic', timer => {
+    rule   => 'a timer fires again and again, never early',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($start, @fired, $end) = now();
-    $t->impl;
-    my $id = Sys::Virt::Event::add_timeout(30, sub { push @fired, now() - $start });
-    Sys::Virt::Event::add_timeout(310, sub { $end //= @fired });
+    my $id = $t->timer(30, sub { push @fired, now() - $start });
+    $t->timer(310, sub { $end //= @fired });
     $t->until(sub { $end });
     cmp_ok $end, '>=', 5, 'most of 10 times in 310 ms';
     is_deeply [grep { $fired[$_] < 0.030 * ($_ + 1) - 0.001 } 0 .. $#fired], [], 'each time after its period';
 };
 
 # A timer that is late by many periods fires once, and no more often than time allows afterwards.
-case timer => 30, no_burst => 'periods missed while the process was suspended are not made up for', sub {
+case 0 => 'no_burst', timer => {
+    rule   => 'periods missed while the process was suspended are not made up for',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my $fired = 0;
-    $t->impl;
-    Sys::Virt::Event::add_timeout(30, sub { $fired++ });
+    $t->timer(30, sub { $fired++ });
     $t->until(sub { $fired });
     my $parent = $$;
     $fired = 0;
@@ -160,7 +211,12 @@ case timer => 30, no_burst => 'periods missed while the process was suspended ar
 
 # The order of things in one pass.
 
-case order => 4, removed_in_pass => 'a watch removed by an earlier callback of the pass does not run', sub {
+case 0 => 'removed_in_pass', order => {
+    rule   => 'a watch removed by an earlier callback of the pass does not run',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my @pipes = map { [ready_pipe()] } 1 .. 5;
     my @ids   = map { $t->add_handle($_->[0], READABLE) } @pipes;
@@ -174,7 +230,12 @@ case order => 4, removed_in_pass => 'a watch removed by an earlier callback of t
     is $t->count('ff'), 4, 'they were freed';
 };
 
-case order => 4, disabled_in_pass => 'a watch or timer disabled by an earlier callback of the pass does not run', sub {
+case 0 => 'disabled_in_pass', order => {
+    rule   => 'a watch or timer disabled by an earlier callback of the pass does not run',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my @pipes = map { [ready_pipe()] } 1 .. 5;
     my @ids   = map { $t->add_handle($_->[0], READABLE) } @pipes;
@@ -190,7 +251,12 @@ case order => 4, disabled_in_pass => 'a watch or timer disabled by an earlier ca
     is $t->count('timer'), 1, 'one of five timers fired';
 };
 
-case order => 9, removed_timer_in_pass => 'a timer removed by another one that was due with it does not fire', sub {
+case 0 => 'removed_timer_in_pass', order => {
+    rule   => 'a timer removed by another one that was due with it does not fire',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my @ids = map { $t->add_timeout($_) } 1, 0, 3, 0, 2;
     for my $id (@ids) {
@@ -203,7 +269,12 @@ case order => 9, removed_timer_in_pass => 'a timer removed by another one that w
     is $t->count('ff'), 4, 'the others were freed';
 };
 
-case order => 9, across_kinds => 'a timer removes a handle that was ready with it, or the reverse', sub {
+case 0 => 'across_kinds', order => {
+    rule   => 'a timer removes a handle that was ready with it, or the reverse',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $handle = $t->add_handle($reader, READABLE);
@@ -228,7 +299,12 @@ sub chain_is_polled {
     return;
 }
 
-case order => 31, added_in_pass => 'what a callback adds waits for the next poll', sub {
+case 0 => 'added_in_pass', order => {
+    rule   => 'what a callback adds waits for the next poll',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my ($more, $more_writer) = ready_pipe();
@@ -246,7 +322,12 @@ case order => 31, added_in_pass => 'what a callback adds waits for the next poll
     chain_is_polled($t, 'handles', $handle);
 };
 
-case order => 31, enabled_in_pass => 'what a callback enables waits for the next poll', sub {
+case 0 => 'enabled_in_pass', order => {
+    rule   => 'what a callback enables waits for the next poll',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $handle = $t->add_handle($reader, READABLE);

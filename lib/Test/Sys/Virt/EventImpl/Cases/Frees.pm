@@ -1,13 +1,18 @@
-package VirtTest::Contract::Frees;
+package Test::Sys::Virt::EventImpl::Cases::Frees;
 
 # libvirt's free functions.
 
+use 5.016;
 use strict;
 use warnings;
 
+our $VERSION = '0.001';
+
 use Test::More;
-use VirtTest;
-use VirtTest::Contract::Case;
+use Test::Sys::Virt::EventImpl::Case;
+use Test::Sys::Virt::EventImpl::Util;
+
+suite free => "libvirt's free functions";
 
 # Every one of these ids was freed, once, by the loop's thread, at a moment when no call of libvirt's to the loop and
 # no callback of the same watch was on the stack.
@@ -23,7 +28,12 @@ sub freed_well {
     return @freed;
 }
 
-case free => 16, after_remove => 'the free function runs once, after remove has returned', sub {
+case 0 => 'after_remove', free => {
+    rule   => 'the free function runs once, after remove has returned',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my @handles = map { $t->add_handle($reader, $_) } READABLE, 0;
@@ -35,7 +45,12 @@ case free => 16, after_remove => 'the free function runs once, after remove has 
     freed_well($t, 'handles and timers', @handles, @timers);
 };
 
-case free => 16, after_callback => 'for a watch removed in a callback it runs after the callback', sub {
+case 0 => 'after_callback', free => {
+    rule   => 'for a watch removed in a callback it runs after the callback',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $other  = $t->add_handle($reader, 0);
@@ -48,7 +63,12 @@ case free => 16, after_callback => 'for a watch removed in a callback it runs af
     is_deeply [grep { $_->{in_callback} } @freed], [], '... not inside any C callback: libvirt may hold locks there';
 };
 
-case free => 16, after_perl_callback => 'for a watch removed in a Perl callback it does not run inside its own', sub {
+case 0 => 'after_perl_callback', free => {
+    rule   => 'for a watch removed in a Perl callback it does not run inside its own',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $other = $t->add_handle($reader, 0);
@@ -63,16 +83,21 @@ case free => 16, after_perl_callback => 'for a watch removed in a Perl callback 
         };
         return callable($code, sub { $freed{$name}++ });
     };
-    $id{handle} = Sys::Virt::Event::add_handle($reader, READABLE,
+    $id{handle} = $t->watch($reader, READABLE,
         $callback->(handle => \&Sys::Virt::Event::remove_handle));
-    $id{timer} = Sys::Virt::Event::add_timeout(0, $callback->(timer => \&Sys::Virt::Event::remove_timeout));
+    $id{timer} = $t->timer(0, $callback->(timer => \&Sys::Virt::Event::remove_timeout));
     undef $callback;
     $t->until(sub { $freed{handle} && $freed{timer} });
     freed_well($t, 'a C watch removed there', $other);
     is_deeply \%freed, { handle => 1, timer => 1 }, 'and the Perl code is released once, after its end';
 };
 
-case free => 17, not_of_refused => 'the free function is not called when add fails', sub {
+case 0 => 'not_of_refused', free => {
+    rule   => 'the free function is not called when add fails',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my @answers = (sub { undef }, sub { () }, sub { -1 }, sub { -5 }, sub { die "no room\n" });
@@ -91,9 +116,14 @@ case free => 17, not_of_refused => 'the free function is not called when add fai
     $t->until(sub { $t->count('ff') });
     $t->passes(5);
     is_deeply [$t->story], ["timer $id", "ff $id"], 'is the only one that runs, and is freed';
-};
+}, needs => ['object'];
 
-case free => 18, null => 'a free function or opaque of NULL is fine', sub {
+case 0 => 'null', free => {
+    rule   => 'a free function or opaque of NULL is fine',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my @bare = (null_ff => 1, null_opaque => 1);

@@ -1,16 +1,29 @@
-package VirtTest::Contract::Handles;
+package Test::Sys::Virt::EventImpl::Cases::Handles;
 
 # Watches on fds: which runs, with which events.
 
+use 5.016;
 use strict;
 use warnings;
 
+our $VERSION = '0.001';
+
 use Socket qw(SHUT_WR);
 use Test::More;
-use VirtTest;
-use VirtTest::Contract::Case;
+use Test::Sys::Virt::EventImpl::Case;
+use Test::Sys::Virt::EventImpl::Util;
 
-case handle => 1, one_of_many => 'data in one of many pipes runs its watch and nothing else', sub {
+suite handle => 'Watches: which run';
+suite mask => 'Event masks';
+suite errhup => 'HANGUP and ERROR';
+suite multi => 'Several watches of one fd';
+
+case 0 => 'one_of_many', handle => {
+    rule   => 'data in one of many pipes runs its watch and nothing else',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my @pipes  = map { [pipe_pair()] } 1 .. 31;
     my @ids    = map { $t->add_handle($_->[0], READABLE, read => 1) } @pipes;
@@ -31,7 +44,12 @@ case handle => 1, one_of_many => 'data in one of many pipes runs its watch and n
     }
 };
 
-case handle => 2, removed_before => 'a watch removed before the poll does not run', sub {
+case 0 => 'removed_before', handle => {
+    rule   => 'a watch removed before the poll does not run',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my ($other_reader, $other_writer) = ready_pipe();
@@ -43,7 +61,12 @@ case handle => 2, removed_before => 'a watch removed before the poll does not ru
     is_deeply [$t->dispatched], ["handle $kept"];
 };
 
-case handle => 5, removes_itself => 'a watch that removes itself has run once', sub {
+case 0 => 'removes_itself', handle => {
+    rule   => 'a watch that removes itself has run once',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $id = $t->add_handle($reader, READABLE, in_callback => [[remove_handle => 'self']]);
@@ -53,7 +76,12 @@ case handle => 5, removes_itself => 'a watch that removes itself has run once', 
     is_deeply [map { $_->{result} } $t->entries('remove_handle')], [0], 'the removal returned 0';
 };
 
-case handle => 11, last_of_many => 'the last of many watches works on when all others are removed', sub {
+case 0 => 'last_of_many', handle => {
+    rule   => 'the last of many watches works on when all others are removed',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my @pipes = map { [ready_pipe()] } 1 .. 31;
     my @ids   = map { $t->add_handle($_->[0], READABLE) } @pipes;
@@ -67,7 +95,12 @@ case handle => 11, last_of_many => 'the last of many watches works on when all o
     is_deeply [grep { $_ ne "handle $last" && $_ ne "timer $last_timer" } $t->dispatched], [], 'nothing else ran';
 };
 
-case handle => 14, disabled_is_removable => 'removing a disabled watch or timer succeeds and frees it', sub {
+case 0 => 'disabled_is_removable', handle => {
+    rule   => 'removing a disabled watch or timer succeeds and frees it',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $handle   = $t->add_handle($reader, 0);
@@ -81,7 +114,12 @@ case handle => 14, disabled_is_removable => 'removing a disabled watch or timer 
     is_deeply [sort $t->story], [sort map { "ff $_" } $handle, $disabled, $timer], 'each is freed, none ran';
 };
 
-case handle => 19, unknown_ids => 'update and remove of ids that are not registered change nothing', sub {
+case 0 => 'unknown_ids', handle => {
+    rule   => 'update and remove of ids that are not registered change nothing',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $timer   = $t->add_timeout(-1);
@@ -103,9 +141,14 @@ case handle => 19, unknown_ids => 'update and remove of ids that are not registe
     is_deeply [$t->dispatched], [], 'what was removed does not come back to life';
     is $t->remove_handle($handle), 0, 'what is registered still is';
     is $t->remove_timeout($timer), 0;
-};
+}, needs => ['object'];
 
-case handle => 20, removed_twice => 'the second removal returns -1, and frees nothing', sub {
+case 0 => 'removed_twice', handle => {
+    rule   => 'the second removal returns -1, and frees nothing',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = pipe_pair();
     my $handle = $t->add_handle($reader, READABLE);
@@ -121,7 +164,12 @@ case handle => 20, removed_twice => 'the second removal returns -1, and frees no
 
 # Masks. Of hang-ups there are three kinds here: a socket's, a pipe's, and an error on a pipe's write end.
 
-case mask => 12, second_watch_of_fd => 'of two watches on one fd only the one whose mask is not 0 runs', sub {
+case 0 => 'second_watch_of_fd', mask => {
+    rule   => 'of two watches on one fd only the one whose mask is not 0 runs',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $off = $t->add_handle($reader, 0);
@@ -133,7 +181,12 @@ case mask => 12, second_watch_of_fd => 'of two watches on one fd only the one wh
     is $entry->{added_as}, $on, 'with its own opaque';
 };
 
-case mask => 21, silent => 'with mask 0 not even a hang-up is told, and the loop sleeps', sub {
+case 0 => 'silent', mask => {
+    rule   => 'with mask 0 not even a hang-up is told, and the loop sleeps',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($ours, $theirs) = socket_pair();
     my ($reader, $writer) = ready_pipe();
@@ -149,7 +202,12 @@ case mask => 21, silent => 'with mask 0 not even a hang-up is told, and the loop
     is_deeply [$t->dispatched], [], 'nothing ran';
 };
 
-case mask => 21, wakes_up => 'when its mask is set again a watch gets READABLE and HANGUP, in one call', sub {
+case 0 => 'wakes_up', mask => {
+    rule   => 'when its mask is set again a watch gets READABLE and HANGUP, in one call',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($ours, $theirs) = socket_pair();
     my ($reader, $writer) = ready_pipe();
@@ -168,7 +226,12 @@ case mask => 21, wakes_up => 'when its mask is set again a watch gets READABLE a
     }
 };
 
-case mask => 21, disabled_in_callback => 'a watch that sets its mask to 0 has run once', sub {
+case 0 => 'disabled_in_callback', mask => {
+    rule   => 'a watch that sets its mask to 0 has run once',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $id = $t->add_handle($reader, READABLE, in_callback => [[update_handle => 'self', 0]]);
@@ -181,7 +244,12 @@ case mask => 21, disabled_in_callback => 'a watch that sets its mask to 0 has ru
     is $t->count(handle => $id), 2, 'and once more when the mask is set again';
 };
 
-case errhup => 22, hangup_unasked => 'HANGUP and ERROR are told whatever the mask', sub {
+case 0 => 'hangup_unasked', errhup => {
+    rule   => 'HANGUP and ERROR are told whatever the mask',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($ours, $theirs) = socket_pair();
     my ($reader, $writer) = pipe_pair();
@@ -201,7 +269,12 @@ case errhup => 22, hangup_unasked => 'HANGUP and ERROR are told whatever the mas
     is_deeply $events{write_end}, [WRITABLE | ERROR], 'the end of a pipe that nobody reads';
 };
 
-case errhup => 22, hangup_alone => 'a mask of HANGUP or ERROR alone is neither mask 0 nor READABLE', sub {
+case 0 => 'hangup_alone', errhup => {
+    rule   => 'a mask of HANGUP or ERROR alone is neither mask 0 nor READABLE',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($ours, $theirs) = socket_pair();
     my ($other, $others) = socket_pair();
@@ -216,7 +289,12 @@ case errhup => 22, hangup_alone => 'a mask of HANGUP or ERROR alone is neither m
     is_deeply [map { $_->{events} } $t->entries('handle')], [HANGUP, HANGUP], 'the hang-up is';
 };
 
-case errhup => 23, closed_fd => 'a watch on a closed fd gets ERROR once, then nothing until it is updated', sub {
+case 0 => 'closed_fd', errhup => {
+    rule   => 'a watch on a closed fd gets ERROR once, then nothing until it is updated',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = pipe_pair();
     my ($other_reader, $other_writer) = ready_pipe();
@@ -242,7 +320,12 @@ case errhup => 23, closed_fd => 'a watch on a closed fd gets ERROR once, then no
 
 # Several watches on one fd.
 
-case multi => 24, own_bits => 'each of two watches on one fd gets the bits that it asked for', sub {
+case 0 => 'own_bits', multi => {
+    rule   => 'each of two watches on one fd gets the bits that it asked for',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($ours, $theirs) = socket_pair();
     put_byte($theirs);
@@ -258,7 +341,12 @@ case multi => 24, own_bits => 'each of two watches on one fd gets the bits that 
     is $t->count(handle => $reads), 0, 'the first does not';
 };
 
-case multi => 24, same_bits => 'two watches on one fd for the same event both run', sub {
+case 0 => 'same_bits', multi => {
+    rule   => 'two watches on one fd for the same event both run',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my @ids = map { $t->add_handle($reader, READABLE) } 1 .. 3;
@@ -272,7 +360,12 @@ case multi => 24, same_bits => 'two watches on one fd for the same event both ru
     is_deeply [grep { $_ ne "handle $ids[2]" } $t->dispatched], [], '... alone';
 };
 
-case multi => 24, removes_its_like => 'a watch removed by the callback of another on the same fd does not run', sub {
+case 0 => 'removes_its_like', multi => {
+    rule   => 'a watch removed by the callback of another on the same fd does not run',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my @ids = map { $t->add_handle($reader, READABLE) } 1 .. 2;
@@ -284,7 +377,12 @@ case multi => 24, removes_its_like => 'a watch removed by the callback of anothe
     is $t->count('ff'), 1, 'the other was freed';
 };
 
-case multi => 24, fd_stays_open => 'removing a watch leaves its fd open, and its flags as they are', sub {
+case 0 => 'fd_stays_open', multi => {
+    rule   => 'removing a watch leaves its fd open, and its flags as they are',
+    source => '',
+    harm   => '',
+    advice => '',
+}, sub {
     my ($t) = @_;
     my ($ours, $theirs) = socket_pair();
     require Fcntl;

@@ -1,0 +1,270 @@
+package Test::Sys::Virt::EventImpl;
+use 5.016;
+use strict;
+use warnings;
+
+our $VERSION = '0.001';
+
+use Carp ();
+use Exporter 'import';
+use Test::More ();
+use Test::Sys::Virt::EventImpl::Case ();
+use Test::Sys::Virt::EventImpl::Runner ();
+use Test::Sys::Virt::EventImpl::Util ();
+
+# In the order in which their suites are run.
+use Test::Sys::Virt::EventImpl::Cases::Handles ();
+use Test::Sys::Virt::EventImpl::Cases::Timers ();
+use Test::Sys::Virt::EventImpl::Cases::Frees ();
+use Test::Sys::Virt::EventImpl::Cases::Callbacks ();
+use Test::Sys::Virt::EventImpl::Cases::Threads ();
+use Test::Sys::Virt::EventImpl::Cases::Life ();
+use Test::Sys::Virt::EventImpl::Cases::Virt ();
+use Test::Sys::Virt::EventImpl::Cases::Remote ();
+
+our @EXPORT    = ('eventimpl_ok');
+our @EXPORT_OK = ('eventimpl_cases', 'eventimpl_verdicts');
+
+my %OPTION = map { $_ => 1 } qw(name runner suites cases skip slow sys_virt);
+
+sub eventimpl_ok {
+    my ($make, %opt) = _checked(@_);
+    my $name   = delete $opt{name} // 'event loop';
+    my $all_ok = 1;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    for my $suite (_chosen_suites(\%opt)) {
+        my @cases = _chosen_cases($suite, \%opt) or next;
+        # The processes are forked outside of the subtest, as Test::More has no notion of a fork inside.
+        my $run = Test::Sys::Virt::EventImpl::Runner->start(\@cases, make => $make, %opt);
+        my $ok = Test::More::subtest("$name: $suite->{name}" => sub {
+            Test::More::plan(tests => scalar @cases);
+            _report($_, $run->next) for @cases;
+        });
+        $all_ok &&= $ok;
+    }
+    return $all_ok;
+}
+
+sub _report {
+    my ($case, $verdict, $text) = @_;
+    local $Test::Builder::Level = _level_of_test();
+    SKIP: {
+        Test::More::skip("$case->{name}: $text", 1) if $verdict eq 'skipped';
+        Test::More::ok($verdict eq 'passed', "$case->{number} $case->{name}: $case->{rule}")
+            or Test::More::diag("${text}Advice: $case->{advice}.");
+    }
+    return;
+}
+
+# Where the test file calls eventimpl_ok: this is where a failure is reported.
+sub _level_of_test {
+    my $level = 0;
+    $level++ while (caller $level)[0] =~ /^Test\b/;
+    return $level + 1;
+}
+
+sub eventimpl_verdicts {
+    my ($make, %opt) = _checked(@_);
+    my $each = delete $opt{each} || sub { };
+    my @verdicts;
+    for my $suite (_chosen_suites(\%opt)) {
+        my @cases = _chosen_cases($suite, \%opt) or next;
+        my $run = Test::Sys::Virt::EventImpl::Runner->start(\@cases, make => $make, %opt);
+        for my $case (@cases) {
+            my ($verdict, $text) = $run->next;
+            push @verdicts, { _public($case), verdict => $verdict, text => $text };
+            $each->($verdicts[-1]);
+        }
+    }
+    return @verdicts;
+}
+
+sub eventimpl_cases {
+    return map { { _public($_) } }
+        map { _chosen_cases($_, {}) } Test::Sys::Virt::EventImpl::Case::suites();
+}
+
+sub _public {
+    my ($case) = @_;
+    return map { $_ => $case->{$_} } qw(number name suite title rule source harm advice);
+}
+
+sub _chosen_suites {
+    my ($opt) = @_;
+    my @suites = Test::Sys::Virt::EventImpl::Case::suites();
+    my $wanted = $opt->{suites} or return @suites;
+    return map { my $name = $_; grep { $_->{name} eq $name } @suites } @$wanted;
+}
+
+sub _chosen_cases {
+    my ($suite, $opt) = @_;
+    my %wanted = map { $_ => 1 } @{ $opt->{cases} || [] };
+    return grep { !%wanted || $wanted{ $_->{name} } }
+        sort { $a->{number} <=> $b->{number} }
+        grep { $_->{suite} eq $suite->{name} } Test::Sys::Virt::EventImpl::Case::all();
+}
+
+# Arguments
+
+sub _checked {
+    my ($make, %opt) = @_;
+    my ($function) = (caller 1)[3] =~ /(\w+)\z/;
+    my $cannot = sub { Carp::croak("Cannot run $function: @_") };
+    my %known = (%OPTION, $function eq 'eventimpl_verdicts' ? (each => 1) : ());
+    $known{$_} or $cannot->("there is no option $_") for sort keys %opt;
+    my $is_default = defined $make && !ref $make && $make eq 'default';
+    $is_default || ref $make eq 'CODE'
+        or $cannot->('the first argument is code that returns a new object, or the string default');
+    defined $opt{$_} && (ref $opt{$_} ne 'ARRAY') and $cannot->("$_ is a list of names in an array") for qw(suites cases);
+    defined $opt{skip} && ref $opt{skip} ne 'HASH' and $cannot->('skip is a hash of names and reasons');
+    defined $opt{runner} && ref $opt{runner} ne 'CODE' and $cannot->('runner is code');
+    my %suite = map { $_->{name} => 1 } Test::Sys::Virt::EventImpl::Case::suites();
+    my %case  = map { $_->{name} => 1 } Test::Sys::Virt::EventImpl::Case::all();
+    $suite{$_} or $cannot->("there is no suite $_") for @{ $opt{suites} || [] };
+    $case{$_} or $cannot->("there is no case $_") for @{ $opt{cases} || [] }, sort keys %{ $opt{skip} || {} };
+    defined $opt{slow} && !($opt{slow} =~ /^\d*\.?\d+\z/ && $opt{slow} > 0)
+        and $cannot->("slow is a factor, a number above 0, not $opt{slow}");
+    $opt{runner} //= $is_default ? \&_run_default : \&_run_object;
+    return ($is_default ? undef : $make, %opt);
+}
+
+sub _run_default {
+    my (undef, $seconds) = @_;
+    return Test::Sys::Virt::EventImpl::Case::run_default($seconds);
+}
+
+sub _run_object {
+    my ($impl, $seconds) = @_;
+    my $method = $impl->can('run_for') || $impl->can('run_once')
+        or die ref $impl, " has no run_for and no run_once: eventimpl_ok needs the option runner\n";
+    return $impl->$method($seconds);
+}
+
+1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Test::Sys::Virt::EventImpl - tells whether an event loop keeps libvirt's contract
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use Sys::Virt::Event::Poll;
+  use Test::More;
+  use Test::Sys::Virt::EventImpl;
+
+  eventimpl_ok(sub { Sys::Virt::Event::Poll->new }, name => 'Poll', suites => ['handle', 'timer']);
+  done_testing;
+
+=head1 DESCRIPTION
+
+An event loop for libvirt looks like six small methods. What libvirt needs of them is spread over its headers, its
+sources and its history, and what a loop does wrong shows late: as an event that is missing, a processor that is busy,
+a connection that hangs after an hour. This kit asks a loop for all of it, in some seconds.
+
+It judges the subclasses of L<Sys::Virt::EventImpl> and L<Sys::Virt::Event>, libvirt's own loop, and loops on the module
+of the same name that comes with Sys::Virt. The cases are described one by one in
+L<Test::Sys::Virt::EventImpl::Cases>: the rule, where it comes from, what goes wrong when it is broken, and what to do.
+L<virt-eventimpl> prints the verdicts for a class as a table.
+
+libvirt's functions are called as libvirt calls them, from C: with C callbacks, from inside callbacks, and from threads
+that are not Perl's.
+
+=head1 FUNCTIONS
+
+=head2 eventimpl_ok($make, %options)
+
+Runs a subtest for each suite, with a test for each case. Returns true if all have passed. It is exported by default,
+and used with C<done_testing> of L<Test::More>.
+
+C<$make> is code that returns a new event loop object, which is not registered yet. It is called in the process of
+each case, so it may load the class first. The string C<default> stands for libvirt's own loop.
+
+The options:
+
+=over
+
+=item name => $string
+
+What the tests are called, C<event loop> by default.
+
+=item runner => $code
+
+Is called with the object and a number of seconds, runs the loop, and returns after that time at most. It may return as
+soon as something has happened. What it throws may be an exception of a callback. By default the object's
+C<run_for($seconds)> is called, else its C<run_once($seconds)>.
+
+=item suites => [$name, ...]
+
+Runs these suites only: see L</SUITES>.
+
+=item cases => [$name, ...]
+
+Runs these cases only.
+
+=item skip => { $case => $reason, ... }
+
+Leaves out these cases. They are reported as skipped.
+
+=item slow => $factor
+
+Makes the time limits longer by that factor. The default is the environment variable C<TEST_SLOW>, or 1. What a case
+asserts are order and counts, so it does not depend on how fast the machine is. The limits are for loops that hang.
+
+=item sys_virt => 1
+
+Judges the loop on the module Sys::Virt::Event that is installed with Sys::Virt, rather than on this distribution's.
+The test file must not have loaded Sys::Virt::Event before: load the class of the loop in C<$make>.
+
+=back
+
+A wrong argument is an exception: C<Cannot run eventimpl_ok:> and the reason.
+
+=head2 eventimpl_verdicts($make, %options)
+
+Does the same without tests, and returns a list of hashes, one for each case, with its C<number>, C<name>, C<suite>,
+C<title> of the suite, C<rule>, C<source>, C<harm>, C<advice>, the C<verdict> (C<passed>, C<failed> or C<skipped>) and
+the C<text> that explains the verdict. One more option, C<< each => $code >>, is called with each of them as soon as it
+is known. It is exported on request.
+
+=head2 eventimpl_cases()
+
+Returns a list of hashes that describe all cases, in the order in which they run, with all of the above but verdict
+and text. It is exported on request.
+
+=head1 SUITES
+
+=for suites
+
+=head1 PROCESSES
+
+Each suite has a process of its own, and so has each case: libvirt takes one registration per process. A case that
+crashes or hangs is a test that fails, with its name. After 15 seconds (30 where there is a server or an emulator, see
+C<slow>) a case is killed.
+
+A case registers the object, runs the loop, and ends the process as any program ends, with the C<END> blocks of the
+test file. A warning that the case does not expect makes it fail.
+
+The suites C<remote> and C<embed> start a libvirtd or an emulator of their own, in a temporary directory, and end it
+however the test ends. They touch nothing that is installed or running. Where a program or Sys::Virt is missing the
+suite is skipped, with the reason.
+
+=head1 VERDICTS
+
+=for verdicts
+
+=head1 SEE ALSO
+
+L<Test::Sys::Virt::EventImpl::Cases>, L<virt-eventimpl>, L<Sys::Virt::Event/WRITING A LOOP>
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This module is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut

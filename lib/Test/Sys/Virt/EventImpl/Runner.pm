@@ -1,0 +1,181 @@
+package Test::Sys::Virt::EventImpl::Runner;
+
+# Runs cases in processes of their own. A suite has a process that loads the module under test and starts a process
+# for each case, one after another: a case that hangs or crashes takes nothing with it.
+#
+#     my $run = Test::Sys::Virt::EventImpl::Runner->start(\@cases, %options of Test::Sys::Virt::EventImpl);
+#     while (my ($verdict, $text) = $run->next) { ... }        # in the order of @cases
+
+use 5.016;
+use strict;
+use warnings;
+
+our $VERSION = '0.001';
+
+use Carp qw(croak);
+use File::Spec;
+use POSIX ();
+use Test::More ();
+use Test::Sys::Virt::EventImpl::Case ();
+use Test::Sys::Virt::EventImpl::Module ();
+use Test::Sys::Virt::EventImpl::Util;
+
+sub start {
+    my ($class, $cases, %opt) = @_;
+    my ($from_suite, $to_test) = pipe_pair();
+    my $test = $$;
+    defined(my $pid = fork) or croak "Cannot fork: $!";
+    if (!$pid) {
+        close $from_suite;
+        _be_the_suite($test, $to_test, $cases, \%opt);
+    }
+    return bless { pid => $pid, from => $from_suite, left => scalar @$cases }, $class;
+}
+
+# A verdict (passed, failed, skipped) and what there is to say about it.
+sub next {
+    my ($self) = @_;
+    return if !$self->{left}--;
+    my @result = _receive($self->{from}, 9**9**9);
+    return @result ? @result : (failed => "The process of the suite has ended\n");
+}
+
+sub DESTROY {
+    my ($self) = @_;
+    local ($?, $!);
+    close $self->{from};
+    waitpid $self->{pid}, 0;
+    return;
+}
+
+# Messages between the processes.
+
+sub _send {
+    my ($pipe, @strings) = @_;
+    utf8::encode($_) for @strings;
+    print {$pipe} pack '(N/a*)2', @strings;
+    return;
+}
+
+# Nothing if the other side has ended before, or the time is over. It is not read up to its end: a process that a case
+# has left behind may hold the pipe open.
+sub _receive {
+    my ($pipe, $end) = @_;
+    my ($buffer, @strings) = ('');
+    while (2 > (@strings = _unpacked($buffer))) {
+        my $left = $end - now();
+        vec(my $ready = '', fileno $pipe, 1) = 1;
+        next if $left > 0 && select($ready, undef, undef, $left < 3600 ? $left : 3600) <= 0;
+        return if $left <= 0 || !sysread $pipe, $buffer, 65536, length $buffer;
+    }
+    utf8::decode($_) for @strings;
+    return @strings;
+}
+
+sub _unpacked {
+    my ($buffer) = @_;
+    my ($offset, @strings) = (0);
+    while (length $buffer >= $offset + 4) {
+        my $length = unpack "x$offset N", $buffer;
+        last if length $buffer < $offset + 4 + $length;
+        push @strings, substr $buffer, $offset + 4, $length;
+        $offset += 4 + $length;
+    }
+    return @strings;
+}
+
+# The process of the suite.
+
+sub _be_the_suite {
+    my ($test, $to_test, $cases, $opt) = @_;
+    $SIG{PIPE} = 'DEFAULT';
+    Test::Sys::Virt::EventImpl::Util::set_slow($opt->{slow}) if $opt->{slow};
+    my $why = exception_of { Test::Sys::Virt::EventImpl::Module::load($opt->{sys_virt}) };
+    for my $case (@$cases) {
+        last if getppid != $test;
+        _send($to_test, defined $why ? (failed => $why) : _result_of($case, $opt));
+    }
+    # Nothing of the interpreter that was forked may run at our end.
+    POSIX::_exit(0);
+}
+
+sub _result_of {
+    my ($case, $opt) = @_;
+    my $why = $opt->{skip}{ $case->{name} } // Test::Sys::Virt::EventImpl::Case::why_not($case, $opt);
+    return (skipped => $why) if defined $why;
+    my ($from_case, $to_suite) = pipe_pair();
+    defined(my $pid = fork) or die "Cannot fork: $!";
+    if (!$pid) {
+        close $from_case;
+        _be_the_case($case, $opt, $to_suite);
+    }
+    close $to_suite;
+
+    my $seconds = patience($case->{limit});
+    my $end     = now() + $seconds;
+    my ($verdict, $text) = _receive($from_case, $end);
+    my $end_text = _end_of($pid, $end, $seconds);
+    return ($verdict, $text) if defined $verdict && $end_text eq '';
+    return (failed => ($text // '') . ($end_text || "Its process ended in the midst of the case\n"));
+}
+
+# Waits for the process; what was wrong with its end.
+sub _end_of {
+    my ($pid, $end, $seconds) = @_;
+    my $pause = 0.001;
+    my $gone;
+    until ($gone = waitpid $pid, POSIX::WNOHANG()) {
+        last if now() > $end;
+        pause($pause);
+        $pause *= 2 if $pause < 0.02;
+    }
+    if (!$gone) {
+        my @stacks = Test::Sys::Virt::EventImpl::Util::stacks_of($pid);
+        kill KILL => $pid;
+        waitpid $pid, 0;
+        return join '', "It hung: killed after $seconds s\n", @stacks;
+    }
+    return '' if !$?;
+    return $? & 127 ? sprintf "Its process died of signal %d\n", $? & 127
+        : sprintf "Its process ended with exit code %d\n", $? >> 8;
+}
+
+# The process of a case. It ends like any program, so trouble at the end of an interpreter is seen, too.
+
+sub _be_the_case {
+    my ($case, $opt, $to_suite) = @_;
+    delete @SIG{ grep { defined $SIG{$_} } keys %SIG };
+    my $text    = '';
+    my $builder = Test::More->builder;
+    $builder->reset;
+    $builder->no_ending(1);
+    open my $capture, '>', \$text or die "Cannot capture output: $!";
+    open my $nowhere, '>', File::Spec->devnull or die "Cannot open null device: $!";
+    $builder->failure_output($capture);
+    $builder->$_($nowhere) for qw(output todo_output);
+
+    my $subject = Test::Sys::Virt::EventImpl::Case->new(%$opt);
+    $SIG{__WARN__} = sub { $subject->note_warning(@_) };
+    my $verdict = eval { $case->{code}->($subject); 1 } ? 'passed' : 'failed';
+    Test::More::diag('The case died: ', $@) if $verdict eq 'failed';
+    Test::More::is_deeply([$subject->warnings], [], 'there were no other warnings');
+    $verdict = 'failed' if !$builder->is_passing || $builder->current_test < 2;
+    _send($to_suite, $verdict, $text =~ s{^# ?}{}mgr);
+    exit 0;
+}
+
+1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Test::Sys::Virt::EventImpl::Runner - runs the cases of the conformance kit
+
+=head1 DESCRIPTION
+
+Part of L<Test::Sys::Virt::EventImpl>. Its interface may change.
+
+=cut

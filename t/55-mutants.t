@@ -1,0 +1,37 @@
+# The kit catches broken loops: each mutant fails its case. With AUTHOR_TESTING, no unrelated case fails with it.
+use strict;
+use warnings;
+
+use lib 't/lib';
+use SideBySide qw(side_by_side);
+use Test::More;
+use Test::Sys::Virt::EventImpl qw(eventimpl_cases);
+use VirtTest;
+use VirtTest::Mutants;
+
+# What fails on a loop that does nothing would wait for it.
+use constant SLOW => 0.4;
+
+my @mutants = VirtTest::Mutants::all();
+my %named   = map { $_ => 1 } @ARGV;
+@mutants = grep { $named{ $_->{case} } } @mutants if %named;
+
+my %caught = map { $_->{case} => 1 } @mutants;
+is_deeply [grep { !$caught{$_} } map { $_->{name} } eventimpl_cases()], [], 'each case has a mutant' if !%named;
+
+my @failing = side_by_side(map { my $mutant = $_; sub { [VirtTest::Mutants::failing($mutant, slow => SLOW, chosen($mutant))] } } @mutants);
+for my $n (0 .. $#mutants) {
+    my ($mutant, @failed) = ($mutants[$n], @{ $failing[$n] });
+    my @expected = $ENV{AUTHOR_TESTING} ? ($mutant->{case}, @{ $mutant->{also} || [] }) : $mutant->{case};
+    is join("\n", sort @failed), join("\n", sort @expected), "$mutant->{case}: $mutant->{what}";
+}
+
+done_testing;
+
+sub chosen {
+    my ($mutant) = @_;
+    return (cases => $mutant->{case}) if !$ENV{AUTHOR_TESTING};
+    my $own = (map { $_->{suite} } grep { $_->{name} eq $mutant->{case} } eventimpl_cases())[0];
+    my %suites = map { $_->{suite} => 1 } grep { $_->{suite} !~ /^(?:remote|embed)\z/ } eventimpl_cases();
+    return (suites => join ' ', sort keys %{ { %suites, $own => 1 } });
+}
