@@ -112,7 +112,8 @@ Intervals of timers are in milliseconds, as in libvirt. All other times are in s
 
 =head1 FUNCTIONS
 
-All of them can be imported by name, all at once with C<:all>. Nothing is exported by default.
+All of them, and the constants, can be imported by name, all at once with C<:all>. Nothing is exported by default.
+The class of a loop imports none of them: its methods have the same names.
 
 Mistakes are exceptions. They read C<< Cannot I<verb> I<noun>: I<reason> at I<file> line I<number>. >> The texts
 below are without the place. A wrong number of arguments is an exception that shows the usage.
@@ -256,7 +257,7 @@ Dies unless a handle with that id is registered:
 
 Calls C<< $code->($id) >> every so many milliseconds, in the registered loop (virEventAddTimeout). With 0 the code
 is called in each iteration of the loop; with a negative number the timer is registered but disabled. A fraction of
-a millisecond is cut off. Periods that were missed are not made up for.
+a millisecond is cut off first: -0.5 is 0. Periods that were missed are not made up for.
 
 Returns the id, an integer from 1. Handles and timers share the numbers.
 
@@ -352,8 +353,8 @@ Runs the loop until L</is_idle()>, at most so many seconds; without a number, or
 takes. Returns true if it is idle, else false. Remove your own watches first, and close the connections. A handler
 that is still registered keeps its connection open.
 
-The loop is run by the object's method C<run_for>, else C<run_once>, with the number of seconds that it may take at
-most, or after register_default by run_default. Exceptions of callbacks come out of it. Dies also with:
+The loop is run by the object's method C<run_for>, else C<run_once>, again and again, each time
+with the number of seconds that it may take at most, or after register_default by run_default. Exceptions of callbacks come out of it. Dies also with:
 
   Cannot drain: no event loop is registered
   Cannot drain: a callback is running, which cannot go before it returns
@@ -445,7 +446,8 @@ The bits of event masks, virEventHandleType in libvirt.
 
 =head2 HANDLE_READABLE
 
-1. There is something to read, or the end of it.
+1. There is something to read. The end of what a socket sends is told as this and HANDLE_HANGUP, that of an empty
+pipe as HANDLE_HANGUP alone.
 
 =head2 HANDLE_WRITABLE
 
@@ -481,7 +483,8 @@ call to the server. A loop that polls it nevertheless burns time or gets in the 
 =item *
 
 With any other mask HANGUP and ERROR are told always, whether they were asked for or not. poll(2) does just that.
-libvirt hardly ever asks for them, but needs them to see that a connection is gone.
+select(2) knows neither: a loop on select asks poll(2), without waiting, about the fds that woke it. libvirt hardly ever
+asks for these bits, but needs them to see that a connection is gone.
 
 =item *
 
@@ -500,7 +503,8 @@ duplicate in C<remove_handle>.
 
 =item *
 
-A watch whose fd is closed under it is told ERROR once. After that leave it alone until it is updated.
+A watch whose fd is closed under it is told ERROR once. After that leave it alone until it is updated. A duplicate
+does not show that the fd was closed; poll(2) on the number itself does.
 
 =back
 
@@ -546,7 +550,14 @@ that was removed, so only the switching off is the loop's business.
 
 =item *
 
-What was added in this pass does not run before the loop has looked at it, in the next.
+What was added in this pass does not run before the loop has looked at it, in the next. The same goes for a timer
+that was switched on. But one that was due, and is set to 0 again before its turn, still has its turn: libvirt's streams
+do that in every pass.
+
+=item *
+
+A callback may run the loop. Its own watch is left out of such a pass, also of what the pass waits for: the helper
+methods do not call it again, and its fd may be ready all the time.
 
 =item *
 
@@ -556,6 +567,12 @@ method of Sys::Virt and do not run the loop. Should they die all the same, see L
 =item *
 
 Run the loop all the time. Where it is not run, events wait and keepalive fails.
+
+=item *
+
+L</drain($seconds)> and the test kit, L<Test::Sys::Virt::EventImpl>, run a loop by its method C<run_for> or
+C<run_once>, with a number of seconds: it returns after that time at most. A loop that has neither needs a runner of
+its own there.
 
 =back
 
@@ -650,7 +667,10 @@ comfort, and is short enough to be read.
   $loop->run_once until $seen == 2;
 
 An exception of a callback leaves this C<run_once> in the middle of the pass. Nothing is lost by that: what was
-still to come is ready in the next pass, too.
+still to come is ready in the next pass, too. A loop may also catch what the helper methods throw and throw it at the
+end of the pass, so that a callback that always dies holds up no other. L<Sys::Virt::Event::Poll> does.
+
+L<Test::Sys::Virt::EventImpl> tells whether a loop obeys the rules.
 
 =head1 EXCEPTIONS
 

@@ -36,9 +36,10 @@ Sys::Virt::EventImpl - parent class of event loops for libvirt
 =head1 DESCRIPTION
 
 A class that wants to be libvirt's event loop is a subclass of this one, provides the six methods above, and calls
-the inherited C<_run_handle_callback>, C<_run_timeout_callback> and C<_free_callback_opaque>. All of it is described
-in L<Sys::Virt::Event>, from L<Sys::Virt::Event/METHODS A LOOP PROVIDES> to L<Sys::Virt::Event/WRITING A LOOP>,
-which has a complete example.
+the inherited C<_run_handle_callback> and C<_run_timeout_callback>. It may call C<_free_callback_opaque>, which the
+module in Sys::Virt needs, after C<remove_*> has returned. All of it is described in L<Sys::Virt::Event>, which this
+module loads, from L<Sys::Virt::Event/METHODS A LOOP PROVIDES> to L<Sys::Virt::Event/WRITING A LOOP>, which has a
+complete example.
 
 The name is that of the parent class in Sys::Virt 9.5 and newer. With older ones it was Sys::Virt::Event itself.
 Subclasses of either are accepted. A program that must run with any of them loads what is there:
