@@ -16,13 +16,13 @@ use Sys::Virt::Event::Poll ();
 watchdog(90);
 my $top = dirname(__FILE__) . '/..';
 
-my @files = "$top/script/virt-events";
+my @files = map { "$top/script/$_" } qw(virt-events virt-eventimpl);
 File::Find::find({ no_chdir => 1, wanted => sub { push @files, $_ if /\.(?:pm|pod)\z/ } }, "$top/lib");
 for my $file (sort @files) {
     open my $out, '>', \my $complaints or die "Cannot write to memory: $!\n";
     my $checker = Pod::Checker->new(-warnings => 1);
     $checker->parse_from_file($file, $out);
-    is($checker->num_errors, 0, "$file has POD without errors");
+    cmp_ok($checker->num_errors, '<=', 0, "$file has POD without errors, or none");
     is($checker->num_warnings, 0, '... and without warnings') or diag $complaints;
 }
 

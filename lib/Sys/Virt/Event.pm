@@ -354,7 +354,8 @@ takes. Returns true if it is idle, else false. Remove your own watches first, an
 that is still registered keeps its connection open.
 
 The loop is run by the object's method C<run_for>, else C<run_once>, again and again, each time
-with the number of seconds that it may take at most, or after register_default by run_default. Exceptions of callbacks come out of it. Dies also with:
+with the number of seconds that it may take at most, or after register_default by run_default. Exceptions of
+callbacks come out of it. Dies also with:
 
   Cannot drain: no event loop is registered
   Cannot drain: a callback is running, which cannot go before it returns

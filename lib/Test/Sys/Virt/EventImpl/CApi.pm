@@ -188,22 +188,3 @@ sub DESTROY {
 sub CLONE_SKIP { return 1 }
 
 1;
-
-__END__
-
-=encoding UTF-8
-
-=head1 NAME
-
-Test::Sys::Virt::EventImpl::CApi - libvirt's event API as C code calls it
-
-=head1 DESCRIPTION
-
-A part of L<Test::Sys::Virt::EventImpl>, for its own use: the interface may change with any release.
-
-=head1 AUTHOR AND LICENSE
-
-The Sys-Virt-Event developers. This module is free software; you can redistribute it and/or modify it under the same
-terms as Perl itself.
-
-=cut

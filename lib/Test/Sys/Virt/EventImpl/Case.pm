@@ -123,12 +123,16 @@ sub make { return $_[0]{make}->() }
 # The registered object, or the string default.
 sub impl {
     my ($self) = @_;
-    return $self->{impl} ||= $self->{make} ? Sys::Virt::Event::register($self->make) : _register_default();
-}
-
-sub _register_default {
-    Sys::Virt::Event::register_default();
-    return 'default';
+    return $self->{impl} if $self->{impl};
+    if ($self->{make}) {
+        $self->{impl} = $self->make;
+        Sys::Virt::Event::register($self->{impl});
+    }
+    else {
+        Sys::Virt::Event::register_default();
+        $self->{impl} = 'default';
+    }
+    return $self->{impl};
 }
 
 # Another object has been registered.
@@ -366,17 +370,3 @@ use overload '&{}' => sub { $_[0]{code} }, fallback => 1;
 sub DESTROY { $_[0]{at_end}->() }
 
 1;
-
-__END__
-
-=encoding UTF-8
-
-=head1 NAME
-
-Test::Sys::Virt::EventImpl::Case - what the cases of the conformance kit are written with
-
-=head1 DESCRIPTION
-
-Part of L<Test::Sys::Virt::EventImpl>. Its interface may change.
-
-=cut

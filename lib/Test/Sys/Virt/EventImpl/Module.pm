@@ -40,17 +40,3 @@ sub _load_sys_virts {
 }
 
 1;
-
-__END__
-
-=encoding UTF-8
-
-=head1 NAME
-
-Test::Sys::Virt::EventImpl::Module - loads the module under test
-
-=head1 DESCRIPTION
-
-Part of L<Test::Sys::Virt::EventImpl>. Its interface may change.
-
-=cut

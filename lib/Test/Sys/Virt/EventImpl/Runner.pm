@@ -165,17 +165,3 @@ sub _be_the_case {
 }
 
 1;
-
-__END__
-
-=encoding UTF-8
-
-=head1 NAME
-
-Test::Sys::Virt::EventImpl::Runner - runs the cases of the conformance kit
-
-=head1 DESCRIPTION
-
-Part of L<Test::Sys::Virt::EventImpl>. Its interface may change.
-
-=cut

@@ -88,17 +88,3 @@ sub first_line {
 }
 
 1;
-
-__END__
-
-=encoding UTF-8
-
-=head1 NAME
-
-Test::Sys::Virt::EventImpl::Util - small functions of the conformance kit
-
-=head1 DESCRIPTION
-
-Part of L<Test::Sys::Virt::EventImpl>. Its interface may change.
-
-=cut

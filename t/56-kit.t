@@ -1,0 +1,179 @@
+# The conformance kit as its users see it: what it says of loops that hang, crash, or are no loops, and of mistakes.
+use strict;
+use warnings;
+
+use lib 't/lib';
+use Test::More;
+use Test::Sys::Virt::EventImpl qw(eventimpl_cases eventimpl_ok eventimpl_verdicts);
+use VirtTest;
+
+watchdog(120);
+
+{
+    package Loop::Bad;
+    our @ISA = ('Sys::Virt::Event::Poll');
+    sub bad { my ($class, %code) = @_; require Sys::Virt::Event::Poll; return bless Sys::Virt::Event::Poll->new, $class }
+    our $in_add = sub { };
+    sub add_timeout { my $self = shift; $in_add->(); return $self->SUPER::add_timeout(@_) }
+}
+
+sub verdicts {
+    my ($code, %opt) = @_;
+    return eventimpl_verdicts(sub { $Loop::Bad::in_add = $code; Loop::Bad->bad }, %opt);
+}
+
+subtest 'each case says what it is about' => sub {
+    my @cases = eventimpl_cases();
+    my %count;
+    $count{ $_->{name} }++ for @cases;
+    is_deeply [grep { $count{$_} > 1 } keys %count], [], 'no name is used twice';
+    is_deeply [sort { $a <=> $b } map { $_->{number} } @cases], [1 .. @cases], 'they are numbered, without a gap';
+    for my $field (qw(title rule source harm advice)) {
+        is_deeply [map { $_->{name} } grep { !length $_->{$field} } @cases], [], "each has a $field";
+    }
+    is_deeply [map { $_->{name} } grep { length $_->{advice} > 100 || $_->{advice} =~ /\n/ } @cases], [], 'the advice is a line';
+    is_deeply [map { $_->{name} } grep { $_->{harm} !~ /\A[A-Z].*\.\z/s } @cases], [], 'the harm is sentences';
+    is_deeply [map { $_->{name} } grep { "$_->{rule}$_->{advice}$_->{source}" =~ /[.\s]\z/ } @cases], [], 'the rest is not';
+};
+
+subtest 'a loop that hangs, crashes, or ends the process fails one case' => sub {
+    my %loop = (
+        'hangs in Perl' => [sub { 1 while 1 }, qr/^It hung: killed after 0\.75 s\n.*is in/m],
+        'hangs asleep'  => [sub { sleep 100 }, qr/^It hung: killed after 0\.75 s/],
+        'crashes'       => [sub { kill SEGV => $$ }, qr/^Its process died of signal 11$/m],
+        'exits'         => [sub { exit 3 }, qr/^Its process ended with exit code 3$/m],
+        '_exits with 0' => [sub { POSIX::_exit(0) }, qr/^Its process ended in the midst of the case$/m],
+    );
+    for my $what (sort keys %loop) {
+        my ($code, $text) = @{ $loop{$what} };
+        my @verdicts = verdicts($code, cases => ['one_of_many', 'negative'], slow => 0.05);
+        is_deeply [map { "$_->{name} $_->{verdict}" } @verdicts], ['one_of_many failed', 'negative failed'], $what;
+        like $_->{text}, $text, '... with the reason' for @verdicts;
+    }
+    my ($verdict) = verdicts(sub { 1 while 1 }, cases => ['negative'], slow => 0.05, suites => ['timer']);
+    is $verdict->{suite}, 'timer';
+};
+
+subtest 'a hang at the end of the process is seen' => sub {
+    my ($verdict) = verdicts(sub { push our @kept, bless [], 'Loop::Sleeper' }, cases => ['negative'], slow => 0.1);
+    is $verdict->{verdict}, 'failed';
+    like $verdict->{text}, qr/^It hung/m;
+};
+
+subtest 'unexpected warnings fail a case' => sub {
+    my ($verdict) = verdicts(sub { warn "careful\n" }, cases => ['negative']);
+    is $verdict->{verdict}, 'failed';
+    like $verdict->{text}, qr/careful/;
+};
+
+subtest 'a loop that cannot be made fails each case' => sub {
+    my @verdicts = eventimpl_verdicts(sub { die "no backend\n" }, cases => ['negative', 'periodic']);
+    is_deeply [map { $_->{verdict} } @verdicts], ['failed', 'failed'];
+    like $_->{text}, qr/no backend/ for @verdicts;
+    my ($verdict) = eventimpl_verdicts(sub { Loop::Poor->new }, cases => ['negative']);
+    like $verdict->{text}, qr/Loop::Poor has no run_for and no run_once: eventimpl_ok needs the option runner/;
+};
+
+subtest 'options choose' => sub {
+    my $make = sub { require Sys::Virt::Event::Poll; Sys::Virt::Event::Poll->new };
+    my @seen;
+    my @verdicts = eventimpl_verdicts($make, suites => ['order', 'timer'], cases => ['negative', 'added_in_pass', 'null'],
+        skip => { negative => 'not today' }, each => sub { push @seen, $_[0]{name} });
+    is_deeply [map { "$_->{suite} $_->{name} $_->{verdict}" } @verdicts],
+        ['order added_in_pass passed', 'timer negative skipped'], 'suites, cases, skip';
+    is $verdicts[1]{text}, 'not today', 'the reason';
+    is_deeply \@seen, ['added_in_pass', 'negative'], 'each';
+
+    my @runs;
+    my ($verdict) = eventimpl_verdicts($make, cases => ['negative'], runner => sub { my ($impl, $seconds) = @_;
+        ref $impl eq 'Sys::Virt::Event::Poll' && $seconds > 0 or die "not called well\n";
+        $impl->run_once($seconds) });
+    is $verdict->{verdict}, 'passed', 'runner';
+};
+
+subtest 'mistakes are exceptions' => sub {
+    my $make = sub { die };
+    my @mistakes = (
+        [[]                              => qr/the first argument is code that returns a new object, or the string default/],
+        [['Poll']                        => qr/the first argument is code/],
+        [[$make, nam => 1]               => qr/there is no option nam/],
+        [[$make, each => sub { }]        => qr/there is no option each/],
+        [[$make, suites => 'timer']      => qr/suites is a list of names in an array/],
+        [[$make, suites => ['timr']]     => qr/there is no suite timr/],
+        [[$make, cases => ['negativ']]   => qr/there is no case negativ/],
+        [[$make, skip => { x => 'why' }] => qr/there is no case x/],
+        [[$make, skip => ['negative']]   => qr/skip is a hash of names and reasons/],
+        [[$make, slow => 0]              => qr/slow is a factor, a number above 0, not 0/],
+        [[$make, slow => 'very']         => qr/slow is a factor/],
+        [[$make, runner => 'run']        => qr/runner is code/],
+    );
+    for (@mistakes) {
+        my ($arguments, $reason) = @$_;
+        like exception_of { eventimpl_ok(@$arguments) }, qr/^Cannot run eventimpl_ok: .*$reason.* at \Q$0\E line/, "$reason";
+    }
+    like exception_of { eventimpl_verdicts($make, nam => 1) }, qr/^Cannot run eventimpl_verdicts: /;
+};
+
+# eventimpl_ok in a program of its own.
+sub test_file {
+    my ($call, %opt) = @_;
+    return fresh_perl("use Test::More; use Test::Sys::Virt::EventImpl;\n$call; done_testing;", switches => ['-w'], %opt);
+}
+
+subtest 'eventimpl_ok makes tests' => sub {
+    my $good = test_file(<<'PERL');
+print eventimpl_ok(sub { require Sys::Virt::Event::Poll; Sys::Virt::Event::Poll->new }, name => 'Mine',
+    cases => ['negative', 'shortened', 'null'], skip => { shortened => 'why not' }) ? "# true\n" : "# false\n"
+PERL
+    is $good->{exit}, 0, 'exit code';
+    is $good->{stderr}, '', 'nothing is said';
+    like $good->{stdout}, qr/^    ok \d+ - \d+ negative: any negative interval disables$/m, 'a test for a case';
+    like $good->{stdout}, qr/^    ok \d+ # skip shortened: why not$/m, 'one that is skipped';
+    like $good->{stdout}, qr/^ok 1 - Mine: timer$/m, 'a subtest for a suite';
+    like $good->{stdout}, qr/^ok 2 - Mine: free$/m, '... and the next';
+    like $good->{stdout}, qr/^# true$/m, 'returns true';
+
+    my $bad = test_file(<<'PERL');
+#line 1 my.t
+print eventimpl_ok(sub { require Sys::Virt::Event::Poll; Sys::Virt::Event::Poll->new }, cases => ['negative'],
+    runner => sub { die "cannot run\n" }) ? "# true\n" : "# false\n"
+PERL
+    is $bad->{exit}, 1, 'exit code of a failure';
+    like $bad->{stdout}, qr/^not ok 1 - event loop: timer$/m, 'it has a name by default';
+    like $bad->{stdout}, qr/^# false$/m, 'returns false';
+    like $bad->{stderr}, qr/^    #   at my\.t line [12]\.$/m, 'the place is in the test file';
+    like $bad->{stderr}, qr/^    # The case died: cannot run$/m, 'the reason';
+    like $bad->{stderr}, qr/^    # Advice: \S.*\.$/m, 'the advice';
+};
+
+subtest 'the module of Sys::Virt' => sub {
+    my $ours = test_file('use Sys::Virt::Event; eventimpl_ok(sub { 1 }, cases => ["negative"], sys_virt => 1)');
+    like $ours->{stderr}, qr/Cannot test on Sys::Virt's module: \S+ was loaded before, load the loop inside its code/,
+        'ours is there already';
+    my $old = fresh_perl(<<'PERL');
+use lib 't/lib';
+use Test::Sys::Virt::EventImpl 'eventimpl_verdicts';
+for my $installed (0, 1) {
+    my ($verdict) = eventimpl_verdicts(sub {
+        require OldLoop;
+        print STDERR Sys::Virt::Event->can('watches') ? "ours\n" : "theirs\n"; local *OldLoop::register = sub { };
+        OldLoop->new }, cases => ['one_of_many'], runner => sub { $_[0]->run_once($_[1]) }, sys_virt => $installed);
+    print "$verdict->{verdict}\n";
+}
+PERL
+    is $old->{stderr}, "ours\ntheirs\n", 'each has its module, in one program';
+    is $old->{stdout}, "passed\npassed\n";
+};
+
+done_testing;
+
+package Loop::Sleeper;
+sub DESTROY { sleep 100 }
+
+package Loop::Poor;
+sub new { return bless {}, shift }
+BEGIN {
+    our @ISA = ('Sys::Virt::Event');
+    no strict 'refs';
+    *$_ = sub { 1 } for map { ("${_}_handle", "${_}_timeout") } qw(add update remove);
+}
