@@ -4,11 +4,7 @@
 #include "mailbox.h"
 
 #include <fcntl.h>
-#include <stdint.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/eventfd.h>
-#endif
 
 bool sve_mailbox_post(sve_mailbox *box, sve_watch *watch, unsigned call)
 {
@@ -47,27 +43,36 @@ bool sve_mailbox_is_empty(const sve_mailbox *box)
     return atomic_load_explicit(&box->count, memory_order_acquire) == 0;
 }
 
-static int make_fd(int fds[2])
+static bool make_pipe(int fds[2])
 {
 #ifdef __linux__
-    return fds[0] = fds[1] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return pipe2(fds, O_CLOEXEC | O_NONBLOCK) == 0;
 #else
     if (pipe(fds) < 0)
-        return -1;
+        return false;
     for (int i = 0; i < 2; i++) {
         fcntl(fds[i], F_SETFD, FD_CLOEXEC);
         fcntl(fds[i], F_SETFL, O_NONBLOCK);
     }
-    return fds[0];
+    return true;
 #endif
+}
+
+/* A program may close all fds, as daemons do, and its next files take their numbers; libvirt does so itself in the
+ * children that it forks. An eventfd could not be told from others: they all are one inode. */
+static bool is_ours(const sve_mailbox *box, int fd)
+{
+    struct stat now;
+    return box->has_fd && fstat(fd, &now) == 0 && now.st_dev == box->made.st_dev && now.st_ino == box->made.st_ino;
 }
 
 int sve_mailbox_fd(sve_mailbox *box)
 {
     if (!box->has_fd) {
         int fds[2];
-        if (make_fd(fds) < 0)
+        if (!make_pipe(fds))
             return -1;
+        fstat(fds[0], &box->made);
         box->read_fd = fds[0];
         box->write_fd = fds[1];
         box->has_fd = true;
@@ -77,16 +82,15 @@ int sve_mailbox_fd(sve_mailbox *box)
 
 void sve_mailbox_ring(sve_mailbox *box)
 {
-    /* A full pipe or counter is readable already, so a failed write loses nothing. */
-    uint64_t one = 1;
-    if (box->has_fd && write(box->write_fd, &one, sizeof one) < 0)
+    /* A full pipe is readable already, so a failed write loses nothing. */
+    if (is_ours(box, box->write_fd) && write(box->write_fd, "", 1) < 0)
         return;
 }
 
 void sve_mailbox_silence(sve_mailbox *box)
 {
     char sink[256];
-    while (box->has_fd && read(box->read_fd, sink, sizeof sink) == sizeof sink)
+    while (is_ours(box, box->read_fd) && read(box->read_fd, sink, sizeof sink) == sizeof sink)
         continue;
 }
 
@@ -100,11 +104,10 @@ static void replace_fd(int fd, int by)
 void sve_mailbox_renew_fd(sve_mailbox *box)
 {
     int fds[2];
-    bool two = box->read_fd != box->write_fd;
 
-    if (!box->has_fd || make_fd(fds) < 0)
+    if (!is_ours(box, box->read_fd) || !is_ours(box, box->write_fd) || !make_pipe(fds))
         return;
+    fstat(fds[0], &box->made);
     replace_fd(box->read_fd, fds[0]);
-    if (two)
-        replace_fd(box->write_fd, fds[1]);
+    replace_fd(box->write_fd, fds[1]);
 }

@@ -14,6 +14,8 @@
 
 #include "watch.h"
 
+#include <sys/stat.h>
+
 #pragma GCC visibility push(hidden)
 
 enum { SVE_ADD = 1, SVE_UPDATE = 2, SVE_REMOVE = 4 };
@@ -22,7 +24,8 @@ typedef struct {
     sve_watch *head, *tail;
     atomic_size_t count;
     bool has_fd;
-    int read_fd, write_fd;               /* the same one where it is an eventfd */
+    int read_fd, write_fd;               /* a pipe's, */
+    struct stat made;                    /* and what is known of it */
 } sve_mailbox;
 
 /* Queues the watch, with a reference; true when the mailbox was empty before,

@@ -761,7 +761,7 @@ clean('nothing is left behind');
 
 # Nothing leaks: exceptions are freed, and the process does not grow.
 
-sub kilobytes { my @pages = split ' ', VirtTest::first_line('/proc/self/statm'); return $pages[5] * 4 }
+sub kilobytes { my @pages = split ' ', Test::Sys::Virt::EventImpl::Util::first_line('/proc/self/statm'); return $pages[5] * 4 }
 
 {
     my $id = add_timeout(5, sub { die My::Exception->new });

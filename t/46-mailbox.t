@@ -2,6 +2,7 @@
 use strict;
 use warnings;
 
+use POSIX ();
 use Test::More;
 use lib 't/lib';
 use VirtTest;
@@ -134,5 +135,18 @@ my ($misplaced) = in_child {
     $misplaced;
 };
 is $misplaced, 0, 'a loop is not asked to remove what another one has';
+
+# A child that closes all fds, as daemons and libvirt's own helpers are made, may put others in their place.
+my @changed = in_child {
+    my $loop = VirtTest::Loop->new->register(wake => 1);
+    my $wake = $loop->latest->{fd};
+    in_child {
+        POSIX::close($_) for $wake, $wake + 1;
+        my @files = map { open my $file, '<', '/dev/null' or die "Cannot open: $!"; $file } 1, 2;
+        my @numbers = sort map { fileno $_ } @files;
+        in_child { ("@numbers" eq "$wake " . ($wake + 1), map { readlink "/proc/self/fd/$_" } @numbers) };
+    };
+};
+is_deeply \@changed, [1, ('/dev/null') x 2], 'what took the numbers of the wake fds in a child is left alone by its children';
 
 done_testing;
