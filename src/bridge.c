@@ -45,6 +45,9 @@
 #ifndef SINGLE_THREADED
 #define SINGLE_THREADED 0
 #endif
+#ifdef __linux__
+#include <link.h>
+#endif
 
 static struct {
     pthread_mutex_t lock;
@@ -54,6 +57,7 @@ static struct {
 
     sve_loop *_Atomic loop;
     atomic_bool foreign_seen;
+    bool driver_seen;
     bool tracing;
 
     /* Owner. */
@@ -131,7 +135,33 @@ static void take_wake_watch(sve_loop *loop)
     sve_watch_unref(wake);
 }
 
-static bool has_threads(void) { return core.foreign_seen || !SINGLE_THREADED; }
+/* The driver of a hypervisor that runs in this process is a module of libvirt's. Its threads come with the first
+ * machine, and speak up before the owner calls again. */
+#ifdef __linux__
+/* The count of all loads so far tells whether there is anything new to look at. */
+struct look { unsigned long long loads_before, loads; bool driver; };
+
+static int look_at(struct dl_phdr_info *object, size_t size, void *opaque)
+{
+    struct look *look = opaque;
+    (void)size;
+    look->loads = object->dlpi_adds;
+    look->driver |= look->loads != look->loads_before && strstr(object->dlpi_name, "/libvirt_driver_");
+    return look->driver || look->loads == look->loads_before;
+}
+
+static bool has_driver(void)
+{
+    static struct look look;
+    look.loads_before = look.loads;
+    dl_iterate_phdr(look_at, &look);
+    return look.driver;
+}
+#else
+static bool has_driver(void) { return false; }
+#endif
+
+static bool has_threads(void) { return core.foreign_seen || core.driver_seen || !SINGLE_THREADED; }
 
 static bool wants_wake_watch(const sve_loop *loop)
 {
@@ -328,6 +358,7 @@ static int add(sve_watch *watch)
     if (watch->attached) {
         id = watch->id;
         insert(watch, 0);
+        core.driver_seen = core.driver_seen || has_driver();
     } else {
         give_back_id(watch);
         sve_watch_unref(watch);

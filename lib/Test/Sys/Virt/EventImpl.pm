@@ -21,6 +21,7 @@ use Test::Sys::Virt::EventImpl::Cases::Threads ();
 use Test::Sys::Virt::EventImpl::Cases::Life ();
 use Test::Sys::Virt::EventImpl::Cases::Virt ();
 use Test::Sys::Virt::EventImpl::Cases::Remote ();
+use Test::Sys::Virt::EventImpl::Cases::Embed ();
 
 our @EXPORT    = ('eventimpl_ok');
 our @EXPORT_OK = ('eventimpl_cases', 'eventimpl_verdicts');

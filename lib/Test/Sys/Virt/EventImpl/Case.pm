@@ -50,10 +50,11 @@ my %MISSING = (
 
 my (@suites, @cases);
 
-# The suites in the order in which they are run. Cases of a suite need what the suite needs.
+# The suites in the order in which they are run. Options: needs (a list, for all its cases), fixture (code that returns
+# an object that all its cases share).
 sub suite {
     my ($name, $title, %opt) = @_;
-    push @suites, { name => $name, title => $title, needs => $opt{needs} || [] };
+    push @suites, { name => $name, title => $title, needs => [], %opt };
     return;
 }
 
@@ -63,8 +64,10 @@ sub case {
     my ($of) = grep { $_->{name} eq $suite } @suites or croak "There is no suite $suite";
     croak "There is a case $name already" if grep { $_->{name} eq $name } @cases;
     my @needs = (@{ $of->{needs} }, @{ delete $opt{needs} || [] });
-    push @cases,
-        { %$text, suite => $suite, title => $of->{title}, number => $number, name => $name, code => $code, limit => 15, %opt, needs => \@needs };
+    push @cases, {
+        %$text, number => $number, name => $name, suite => $suite, title => $of->{title}, fixture => $of->{fixture},
+        code => $code, limit => 15, %opt, needs => \@needs,
+    };
     return;
 }
 
@@ -119,6 +122,12 @@ sub new {
 
 # A new object, not registered.
 sub make { return $_[0]{make}->() }
+
+# Whether it is about libvirt's own loop.
+sub is_default { return !$_[0]{make} }
+
+# What the suite has started for its cases.
+sub fixture { return $_[0]{fixture} }
 
 # The registered object, or the string default.
 sub impl {

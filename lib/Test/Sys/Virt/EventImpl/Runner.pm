@@ -93,8 +93,12 @@ sub _be_the_suite {
     my $why = exception_of { Test::Sys::Virt::EventImpl::Module::load($opt->{sys_virt}) };
     for my $case (@$cases) {
         last if getppid != $test;
-        _send($to_test, defined $why ? (failed => $why) : _result_of($case, $opt));
+        my @result = (failed => $why);
+        $why //= exception_of { @result = _result_of($case, $opt) };
+        _send($to_test, defined $why ? (failed => $why) : @result);
     }
+    # What it has started ends before the suite is over.
+    delete $opt->{fixture};
     # Nothing of the interpreter that was forked may run at our end.
     POSIX::_exit(0);
 }
@@ -103,6 +107,7 @@ sub _result_of {
     my ($case, $opt) = @_;
     my $why = $opt->{skip}{ $case->{name} } // Test::Sys::Virt::EventImpl::Case::why_not($case, $opt);
     return (skipped => $why) if defined $why;
+    $opt->{fixture} ||= $case->{fixture}->() if $case->{fixture};
     my ($from_case, $to_suite) = pipe_pair();
     defined(my $pid = fork) or die "Cannot fork: $!";
     if (!$pid) {
