@@ -145,8 +145,9 @@ libvirt has threads of its own in some drivers. They cannot call Perl; this modu
 loop's thread can take them. To wake a sleeping loop for that, it gives the loop one more handle to watch, the wake
 watch. It looks like every other one. By default the loop has it while something is registered with it and the
 process has more than one thread, or has loaded the driver of a hypervisor, as for C<qemu:///embed>. (Where the C
-library is not glibc, every process counts as having more.) With 1 it always has it, with 0 never: such calls are then safe too, but wait until the loop's thread next calls libvirt or is
-called by it. Objects of L<Sys::Virt::Event::Poll> always have it.
+library is not glibc, every process counts as having more.) With 1 it always has it, with 0 never: such calls are then
+safe too, but wait until the loop's thread next calls libvirt or is called by it. Objects of L<Sys::Virt::Event::Poll>
+always have it.
 
 =back
 
