@@ -164,7 +164,7 @@ sub until {
     my $end = now() + patience(5);
     until ($condition->()) {
         return 0 if now() > $end;
-        $self->run($slice || 0.01);
+        $self->run($slice || 0.002);
     }
     return 1;
 }
@@ -179,12 +179,14 @@ sub run_fully {
     return;
 }
 
-# One pass of libvirt's own loop, of so many seconds at most.
+# One pass of libvirt's own loop, of so many seconds at most. The timer that bounds it is kept: libvirt does work in the
+# pass after a removal, so that it would never sleep.
 sub run_default {
     my ($seconds) = @_;
-    my $bound = Test::Sys::Virt::EventImpl::CApi::add_timeout(int($seconds * 1000) + 1, quiet => 1);
+    state $bound = Test::Sys::Virt::EventImpl::CApi::add_timeout(-1, quiet => 1);
+    Test::Sys::Virt::EventImpl::CApi::update_timeout($bound, int($seconds * 1000) + 1);
     my $error = exception_of { Sys::Virt::Event::run_default() };
-    Test::Sys::Virt::EventImpl::CApi::remove_timeout($bound);
+    Test::Sys::Virt::EventImpl::CApi::update_timeout($bound, -1);
     die $error if defined $error;
     return;
 }
