@@ -118,9 +118,10 @@ case 0 => 'vm_rounds', embed => {
         $t->fixture->crash('small');
         $t->until(sub { @events >= 3 });
         is_deeply \@events, ['resumed', 'started', 'failed'], "round $round";
-        push @fds, scalar open_fds();
+        push @fds, scalar(my @open = open_fds());
     }
-    is_deeply \@fds, [($fds[0]) x @fds], 'no fd is lost';
+    cmp_ok $fds[0], '>', 2, 'fds can be counted';
+    is_deeply \@fds, [($fds[0]) x @fds], 'none is lost';
     undef $domain;
     $close->();
 }, limit => 30;
