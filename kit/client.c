@@ -25,6 +25,11 @@
 enum { BASE_LITERAL, BASE_RESULT, BASE_SELF };
 enum { NULL_OPAQUE = 1, NULL_FF = 2, READ_BYTE = 4, QUIET = 8 };
 
+struct op_list {
+    const capi_op *ops;
+    int n;
+};
+
 /* One for each add, and never freed: a free function called twice is to be logged, not to crash, and another thread
  * may still run the ops. */
 struct record {
@@ -32,11 +37,10 @@ struct record {
     const char *kind;
     int id;
     int flags;
-    const capi_op *ops;
-    int n_ops;
+    struct op_list in_callback, in_free;
 };
 
-/* What is on a thread's stack: either a call to libvirt or a callback from it. */
+/* What is on a thread's stack: a call to libvirt, a free function (its call is ff), or a callback (its call is NULL). */
 struct capi_frame {
     struct capi_frame *outer;
     const char *call;
@@ -145,11 +149,27 @@ static bool is_quiet(const struct record *record)
     return record && record->flags & QUIET;
 }
 
+/* With the frame on the stack. */
+static void run_list(const struct record *record, const struct op_list *list, struct capi_frame *frame)
+{
+    struct op_list copy;
+
+    pthread_mutex_lock(&mutex);
+    copy = *list;
+    pthread_mutex_unlock(&mutex);
+    stack_top = frame;
+    if (copy.n) {
+        int *results = zeroed(copy.n, sizeof *results);
+        double slowest = 0;
+        run_ops(copy.ops, copy.n, results, record, &slowest);
+        free(results);
+    }
+    stack_top = frame->outer;
+}
+
 static void run_callback(const char *what, int id, int fd, int events, struct record *record)
 {
     struct capi_frame frame = { stack_top, NULL, record };
-    const capi_op *ops;
-    int n_ops;
     char byte;
 
     if (!is_quiet(record)) {
@@ -163,20 +183,9 @@ static void run_callback(const char *what, int id, int fd, int events, struct re
     if (!record)
         return;
 
-    stack_top = &frame;
     if ((record->flags & READ_BYTE) && (events & VIR_EVENT_HANDLE_READABLE) && read(fd, &byte, 1) < 0)
         perror("# capi: read");
-    pthread_mutex_lock(&mutex);
-    ops = record->ops;
-    n_ops = record->n_ops;
-    pthread_mutex_unlock(&mutex);
-    if (n_ops) {
-        int *results = zeroed(n_ops, sizeof *results);
-        double slowest = 0;
-        run_ops(ops, n_ops, results, record, &slowest);
-        free(results);
-    }
-    stack_top = frame.outer;
+    run_list(record, &record->in_callback, &frame);
 }
 
 static void on_handle(int watch, int fd, int events, void *opaque)
@@ -192,6 +201,7 @@ static void on_timeout(int timer, void *opaque)
 static void on_free(void *opaque)
 {
     struct record *record = opaque;
+    struct capi_frame frame = { stack_top, "ff", record };
     capi_entry *entry;
 
     if (is_quiet(record))
@@ -200,16 +210,17 @@ static void on_free(void *opaque)
     entry->kind = record ? record->kind : NULL;
     entry->added_as = entry->id;
     entry_append(entry);
+    if (record)
+        run_list(record, &record->in_free, &frame);
 }
 
 /* Ops. Each is given its op and the id it is about, and returns its result. */
 
-static void record_set_ops(struct record *record, const capi_op *op)
+static struct op_list nested_in(const capi_op *op)
 {
     capi_op *copy = zeroed(op->nested, sizeof *copy);
     memcpy(copy, op + 1, op->nested * sizeof *copy);
-    record->ops = copy;
-    record->n_ops = op->nested;
+    return (struct op_list){ copy, op->nested };
 }
 
 static struct record *record_new(const char *kind, const capi_op *op)
@@ -217,7 +228,7 @@ static struct record *record_new(const char *kind, const capi_op *op)
     struct record *record = zeroed(1, sizeof *record);
     record->kind = kind;
     record->flags = op->flags;
-    record_set_ops(record, op);
+    record->in_callback = nested_in(op);
     pthread_mutex_lock(&mutex);
     record->next = records;
     records = record;
@@ -276,8 +287,9 @@ static int op_remove_timeout(const capi_op *op, int id)
 }
 
 /* 0, or -1 if there was no such add. */
-static int set_callback_ops(const char *kind, int id, const capi_op *op)
+static int set_ops(const char *kind, int id, const capi_op *op, bool in_free)
 {
+    struct op_list list = nested_in(op);
     struct record *record;
 
     pthread_mutex_lock(&mutex);
@@ -285,19 +297,29 @@ static int set_callback_ops(const char *kind, int id, const capi_op *op)
         if (record->id == id && !strcmp(record->kind, kind))
             break;
     if (record)
-        record_set_ops(record, op);
+        *(in_free ? &record->in_free : &record->in_callback) = list;
     pthread_mutex_unlock(&mutex);
     return record ? 0 : -1;
 }
 
 static int op_on_handle(const capi_op *op, int id)
 {
-    return set_callback_ops("handle", id, op);
+    return set_ops("handle", id, op, false);
 }
 
 static int op_on_timeout(const capi_op *op, int id)
 {
-    return set_callback_ops("timer", id, op);
+    return set_ops("timer", id, op, false);
+}
+
+static int op_on_handle_free(const capi_op *op, int id)
+{
+    return set_ops("handle", id, op, true);
+}
+
+static int op_on_timeout_free(const capi_op *op, int id)
+{
+    return set_ops("timer", id, op, true);
 }
 
 static void ignore_error(void *opaque, virErrorPtr error)
@@ -367,6 +389,8 @@ static const struct op_kind {
     { "remove_timeout", op_remove_timeout, true },
     { "on_handle", op_on_handle, false },
     { "on_timeout", op_on_timeout, false },
+    { "on_handle_free", op_on_handle_free, false },
+    { "on_timeout_free", op_on_timeout_free, false },
     { "set_error", op_set_error, false },
     { "last_error_code", op_last_error_code, false },
     { "sleep_ms", op_sleep_ms, false },

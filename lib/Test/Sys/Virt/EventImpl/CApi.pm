@@ -23,7 +23,8 @@ XSLoader::load(__PACKAGE__, $VERSION);
 # Neither Sys::Virt nor Sys::Virt::Event is loaded here: the latter may be ours or that of Sys::Virt.
 
 # The arguments of each op, and of the function of that name, which runs it on the calling thread and returns its
-# result. After them add_* take %options, and on_* the ops for a callback that exists. The options:
+# result. After them add_* take %options, and on_* the ops for a callback, on_*_free for a free
+# function, that exists. The options:
 #   null_opaque => 1, null_ff => 1
 #   read => 1             the callback reads a byte
 #   in_callback => [ops]  it runs these ops
@@ -39,6 +40,8 @@ my %FIELDS = (
     remove_timeout  => [qw(id)],
     on_handle       => [qw(id)],
     on_timeout      => [qw(id)],
+    on_handle_free  => [qw(id)],
+    on_timeout_free => [qw(id)],
     set_error       => [qw(value)],
     last_error_code => [],
     sleep_ms        => [qw(value)],
@@ -99,7 +102,7 @@ sub _report {
 #   what         handle, timer, ff, or the name of an op
 #   id           as given to the callback or op; of ff: as returned by add
 #   thread       main (the one that loaded this) or foreign
-#   inside       [names of our calls to libvirt on that thread's stack, outermost first]
+#   inside       [names of our calls to libvirt, and ff, on that thread's stack, outermost first]
 #   in_callback  how many callbacks of ours are on that thread's stack
 #   in_own       true if among these is the callback of the same watch (handle, timer, ff)
 #   added_as     what add returned; 0 if it has not, or if the opaque is NULL (handle, timer, ff)

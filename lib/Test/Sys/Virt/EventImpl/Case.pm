@@ -284,7 +284,7 @@ sub record_calls {
 }
 
 for my $name (qw(add_handle update_handle remove_handle add_timeout update_timeout remove_timeout
-                 on_handle on_timeout set_error last_error_code)) {
+                 on_handle on_timeout on_handle_free on_timeout_free set_error last_error_code)) {
     no strict 'refs';
     *$name = sub {
         my $self = shift;
