@@ -30,8 +30,8 @@ done_testing;
 
 sub chosen {
     my ($mutant) = @_;
-    return (cases => $mutant->{case}) if !$ENV{AUTHOR_TESTING};
+    return (cases => [$mutant->{case}]) if !$ENV{AUTHOR_TESTING};
     my $own = (map { $_->{suite} } grep { $_->{name} eq $mutant->{case} } eventimpl_cases())[0];
     my %suites = map { $_->{suite} => 1 } grep { $_->{suite} !~ /^(?:remote|embed)\z/ } eventimpl_cases();
-    return (suites => join ' ', sort keys %{ { %suites, $own => 1 } });
+    return (suites => [sort keys %{ { %suites, $own => 1 } }]);
 }

@@ -8,21 +8,19 @@ package VirtTest::Mutants;
 #     what  => 'remove_handle forgets nothing',
 #     edits => [[FILE, FROM, TO], ...],                   FROM is there once; FILE is Poll.pm, or one below the top
 #
-# A mutant is judged by a perl of its own that finds the changed files before ours.
+# A mutant is judged in a process that finds the changed files before ours.
 
 use strict;
 use warnings;
 
 use Carp qw(croak);
+use Data::Dumper ();
 use File::Basename qw(dirname);
-use File::Copy ();
-use File::Find ();
 use File::Path qw(make_path);
 use File::Spec;
 use File::Temp ();
+use Test::Sys::Virt::EventImpl qw(eventimpl_verdicts);
 use VirtTest ();
-
-use constant POLL => 'lib/Sys/Virt/Event/Poll.pm';
 
 my $top = File::Spec->rel2abs(dirname(__FILE__) . '/../../..');
 
@@ -31,30 +29,40 @@ sub all {
         sort glob "$top/t/mutants/*.pl";
 }
 
-# The names of the cases that fail, sorted. Options are those of eventimpl_verdicts.
+# The names of the cases that fail. Options are those of eventimpl_verdicts.
 sub failing {
     my ($mutant, %opt) = @_;
-    my $dir    = File::Temp->newdir;
-    my $blib   = _make($mutant, "$dir");
-    my $result = VirtTest::fresh_perl(<<'PERL', args => [%opt], timeout => 600, includes => $blib);
-use Sys::Virt::Event::Poll;
-use Test::Sys::Virt::EventImpl qw(eventimpl_verdicts);
-my %opt = @ARGV;
-$opt{$_} = [split / /, $opt{$_}] for grep { $opt{$_} } qw(cases suites);
-my @verdicts = eventimpl_verdicts(sub { Sys::Virt::Event::Poll->new }, %opt);
-print map { "$_\n" } sort map { $_->{name} } grep { $_->{verdict} eq 'failed' } @verdicts;
-print "end\n";
-PERL
-    $result->{stdout} =~ s/^end\n\z//m or croak "Cannot judge $mutant->{what}: $result->{stderr}";
-    return split /\n/, $result->{stdout};
+    my $dir  = File::Temp->newdir;
+    my @inc  = _make($mutant, "$dir");
+    my $judge = _is_perl($mutant) ? \&_judge : \&_judge_apart;
+    return $judge->($mutant, \@inc, %opt);
+}
+
+sub _is_perl { return !grep { $_->[0] !~ /\.pm\z/ } @{ $_[0]{edits} } }
+
+# Poll is not loaded before the case, in its own process.
+sub _judge {
+    my ($mutant, $inc, %opt) = @_;
+    local @INC = (@$inc, @INC);
+    my @verdicts = eventimpl_verdicts(sub { require Sys::Virt::Event::Poll; Sys::Virt::Event::Poll->new }, %opt);
+    return map { $_->{name} } grep { $_->{verdict} eq 'failed' } @verdicts;
+}
+
+# A changed shared object needs a perl of its own.
+sub _judge_apart {
+    my ($mutant, $inc, %opt) = @_;
+    my $code = 'use VirtTest::Mutants; print map { "$_\n" } VirtTest::Mutants::_judge(undef, [], %{ +eval shift }), "end"';
+    my $options = Data::Dumper->new([\%opt])->Indent(0)->Terse(1)->Dump;
+    my $result = VirtTest::fresh_perl($code, args => [$options], timeout => 600, includes => $inc);
+    my @lines = split /\n/, $result->{stdout};
+    pop @lines eq 'end' or croak "Cannot judge $mutant->{what}: $result->{stderr}";
+    return @lines;
 }
 
 # Directories for @INC.
 sub _make {
     my ($mutant, $dir) = @_;
-    my @files = map { $_->[0] } @{ $mutant->{edits} };
-    my $is_c = grep { $_ !~ /\.pm\z/ } @files;
-    _copy_tree($dir) if $is_c;
+    _copy_tree($dir) if !_is_perl($mutant);
     for my $edit (@{ $mutant->{edits} }) {
         my ($file, $from, $to) = @$edit;
         my $source = -e "$dir/$file" ? "$dir/$file" : "$top/$file";
@@ -64,10 +72,10 @@ sub _make {
         $text =~ s/\Q$from\E/$to/;
         _write("$dir/$file", $text);
     }
-    return ["$dir/lib"] if !$is_c;
+    return "$dir/lib" if _is_perl($mutant);
     my $output = do { local $?; qx(make -s -C '$dir' OPTIMIZE=-O0 2>&1) };
     $output =~ /\*\*\*|error:/ and croak "Cannot build $mutant->{what}: $output";
-    return ["$dir/blib/lib", "$dir/blib/arch"];
+    return ("$dir/blib/lib", "$dir/blib/arch");
 }
 
 # What make needs to build again only what has changed.

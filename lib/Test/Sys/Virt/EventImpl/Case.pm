@@ -66,7 +66,7 @@ sub case {
     my @needs = (@{ $of->{needs} }, @{ delete $opt{needs} || [] });
     push @cases, {
         %$text, number => $number, name => $name, suite => $suite, title => $of->{title}, fixture => $of->{fixture},
-        code => $code, limit => 15, %opt, needs => \@needs,
+        advice => ucfirst $text->{advice}, code => $code, limit => 15, %opt, needs => \@needs,
     };
     return;
 }

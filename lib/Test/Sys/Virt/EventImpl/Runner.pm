@@ -36,7 +36,7 @@ sub start {
 sub next {
     my ($self) = @_;
     return if !$self->{left}--;
-    my @result = _receive($self->{from}, 9**9**9, \$self->{buffer});
+    my @result = _receive($self->{from}, 9**9**9);
     return @result ? @result : (failed => "The process of the suite has ended\n");
 }
 
@@ -60,31 +60,26 @@ sub _send {
 # Nothing if the other side has ended before, or the time is over. It is not read up to its end: a process that a case
 # has left behind may hold the pipe open.
 sub _receive {
-    my ($pipe, $end, $buffer) = @_;
+    my ($pipe, $end) = @_;
     my @strings;
-    while (2 > (@strings = _unpacked($$buffer //= ''))) {
-        my $left = $end - now();
-        vec(my $ready = '', fileno $pipe, 1) = 1;
-        next if $left > 0 && select($ready, undef, undef, $left < 3600 ? $left : 3600) <= 0;
-        return if $left <= 0 || !sysread $pipe, $$buffer, 65536, length $$buffer;
+    for (1 .. 2) {
+        my $length = unpack 'N', _read($pipe, 4, $end) // return;
+        push @strings, _read($pipe, $length, $end) // return;
     }
-    # What follows belongs to the next message.
-    @strings = @strings[0, 1];
-    substr $$buffer, 0, 8 + length($strings[0]) + length $strings[1], '';
     utf8::decode($_) for @strings;
     return @strings;
 }
 
-sub _unpacked {
-    my ($buffer) = @_;
-    my ($offset, @strings) = (0);
-    while (length $buffer >= $offset + 4) {
-        my $length = unpack "x$offset N", $buffer;
-        last if length $buffer < $offset + 4 + $length;
-        push @strings, substr $buffer, $offset + 4, $length;
-        $offset += 4 + $length;
+sub _read {
+    my ($pipe, $length, $end) = @_;
+    my $buffer = '';
+    while (length $buffer < $length) {
+        my $left = $end - now();
+        vec(my $ready = '', fileno $pipe, 1) = 1;
+        next if $left > 0 && select($ready, undef, undef, $left < 3600 ? $left : 3600) <= 0;
+        return undef if $left <= 0 || !sysread $pipe, $buffer, $length - length $buffer, length $buffer;
     }
-    return @strings;
+    return $buffer;
 }
 
 # The process of the suite.
@@ -121,7 +116,7 @@ sub _result_of {
 
     my $seconds = patience($case->{limit});
     my $end     = now() + $seconds;
-    my ($verdict, $text) = _receive($from_case, $end, \my $buffer);
+    my ($verdict, $text) = _receive($from_case, $end);
     my $end_text = _end_of($pid, $end, $seconds);
     return ($verdict, $text) if defined $verdict && $end_text eq '';
     return (failed => ($text // '') . ($end_text || "Its process ended in the midst of the case\n"));
