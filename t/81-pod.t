@@ -7,7 +7,9 @@ use File::Basename qw(dirname);
 use File::Find ();
 use lib dirname(__FILE__) . '/lib';
 use Pod::Checker ();
+use Pod::Text ();
 use Test::More;
+use Test::Sys::Virt::EventImpl qw(eventimpl_cases);
 use VirtTest;
 
 use Sys::Virt::Event ();
@@ -40,6 +42,20 @@ is_deeply([without_head(\@heads, '', public_names('Sys::Virt::Event'))], [], '..
 @heads = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{'Event/Poll.pm'} };
 is_deeply([without_head(\@heads, '', public_names('Sys::Virt::Event::Poll'), 'register')], [],
     'all methods of Poll are documented');
+
+# The kit: what its cases say of themselves is the source.
+
+my $cases = do { local $/; open my $in, '<', "$top/lib/Test/Sys/Virt/EventImpl/Cases.pod" or die "Cannot read: $!"; <$in> };
+is($cases, scalar qx($^X -Mblib $top/dev/cases-pod), 'Cases.pod is what dev/cases-pod prints');
+
+my $kit = Pod::Text->new(width => 200, indent => 0);
+$kit->output_string(\my $text);
+$kit->parse_file("$top/lib/Test/Sys/Virt/EventImpl.pm");
+my ($list) = $text =~ /^SUITES\n(.*?)^[A-Z]/ms;
+my %seen;
+my @suites = grep { !$seen{$_}++ } map { "$_->{suite}\n$_->{title}." } eventimpl_cases();
+is_deeply([grep { /\.\z/ && !/\A(?:These|The last)/ } map { s/\A\s+//r =~ s/\n\s+/\n/gr } split /\n{2,}/, $list], \@suites,
+    'the suites are listed in their order, with their titles');
 
 # The programs.
 

@@ -19,6 +19,7 @@ use Test::Sys::Virt::EventImpl::Cases::Frees ();
 use Test::Sys::Virt::EventImpl::Cases::Callbacks ();
 use Test::Sys::Virt::EventImpl::Cases::Threads ();
 use Test::Sys::Virt::EventImpl::Cases::Life ();
+use Test::Sys::Virt::EventImpl::Cases::Fork ();
 use Test::Sys::Virt::EventImpl::Cases::Virt ();
 use Test::Sys::Virt::EventImpl::Cases::Remote ();
 use Test::Sys::Virt::EventImpl::Cases::Embed ();
@@ -240,7 +241,82 @@ and text. It is exported on request.
 
 =head1 SUITES
 
-=for suites
+These run in this order, and can be chosen by name:
+
+=over
+
+=item handle
+
+Watches: which run.
+
+=item mask
+
+Event masks.
+
+=item errhup
+
+HANGUP and ERROR.
+
+=item multi
+
+Several watches of one fd.
+
+=item timer
+
+Timers.
+
+=item order
+
+The order of things in one pass.
+
+=item free
+
+libvirt's free functions.
+
+=item exception
+
+Exceptions.
+
+=item reentry
+
+A loop that is run by a callback.
+
+=item token
+
+Tokens and arguments.
+
+=item threads
+
+Calls from threads that are not Perl's.
+
+=item register
+
+Registration.
+
+=item end
+
+The end of the process.
+
+=item fork
+
+Processes that fork.
+
+=item virt
+
+Sys::Virt and test:///default.
+
+=item remote
+
+Sys::Virt and a private libvirtd.
+
+=item embed
+
+Sys::Virt and a private qemu:///embed.
+
+=back
+
+The last three need Sys::Virt, and a libvirtd or an emulator. The others need nothing, and take some six seconds
+together.
 
 =head1 PROCESSES
 

@@ -90,7 +90,7 @@ sub break_at_end {
     return \$is_broken;
 }
 
-case 0 => 'comes_out', exception => {
+case 79 => 'comes_out', exception => {
     rule   => 'the exception of a callback leaves the loop or becomes a warning, once',
     source => 'L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'libvirt, in C, cannot hand an exception on, so the loop is the only one that can. Where it swallows'
@@ -111,7 +111,7 @@ case 0 => 'comes_out', exception => {
     is @told, 1, '... alone';
 };
 
-case 0 => 'lives_on', exception => {
+case 80 => 'lives_on', exception => {
     rule   => 'a watch or timer whose callback died once runs again',
     source => 'L<Sys::Virt::Event/EXCEPTIONS>; libvirtaio.py of libvirt-python breaks it',
     harm   => 'libvirt keeps the timers by which it delivers events and sends keepalive messages, and adds them'
@@ -131,7 +131,7 @@ case 0 => 'lives_on', exception => {
     cmp_ok $timer_calls, '>', 3, 'a timer';
 };
 
-case 0 => 'others_run', exception => {
+case 81 => 'others_run', exception => {
     rule   => 'when a callback dies the others that are ready or due run all the same, once',
     source => 'L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'The handler of one connection that dies takes an event from another, which has nothing to do with'
@@ -163,7 +163,7 @@ case 0 => 'others_run', exception => {
     is_deeply [$t->story], ["timer $c_timer", "ff $c_timer"], 'so did a timer in C';
 };
 
-case 0 => 'none_lost', exception => {
+case 82 => 'none_lost', exception => {
     rule   => 'of several callbacks that die in one pass each exception is told',
     source => 'L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'When a daemon goes away the handlers of all its connections are called in one pass. A program that'
@@ -185,7 +185,7 @@ case 0 => 'none_lost', exception => {
     is_deeply [sort keys %told], ['handle 1', 'handle 2', 'handle 3'], 'all three';
 };
 
-case 0 => 'helper_throws', exception => {
+case 83 => 'helper_throws', exception => {
     rule   => 'the helper methods throw what the callback threw, the very object',
     source => 'L<Sys::Virt::Event/METHODS A LOOP CALLS>',
     harm   => 'Exceptions are objects, Sys::Virt::Error among them, and some are overloaded to be false. Made a'
@@ -212,7 +212,7 @@ case 0 => 'helper_throws', exception => {
     }
 }, needs => ['object'];
 
-case 0 => 'last_in_callback', exception => {
+case 84 => 'last_in_callback', exception => {
     rule   => 'last and next do not leave the callback that they are in',
     source => 'L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => "perl would look for a loop block outside the callback, and leave libvirt's C code, which called it,"
@@ -234,7 +234,7 @@ case 0 => 'last_in_callback', exception => {
     }
 };
 
-case 0 => 'add_dies', exception => {
+case 85 => 'add_dies', exception => {
     rule   => 'an add method that dies has failed: libvirt gets -1, and the program a warning',
     source => 'C<libvirt/libvirt-event.h>, virEventAddHandleFunc; L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'An exception that jumps out of virEventAddHandle leaves mutexes of libvirt locked. And as a'
@@ -256,7 +256,7 @@ case 0 => 'add_dies', exception => {
     cmp_ok $t->count(timer => $id), '>', 0, 'then one works';
 }, needs => ['object'];
 
-case 0 => 'no_key', exception => {
+case 86 => 'no_key', exception => {
     rule   => 'an add method that returns nothing, undef or a negative number has failed',
     source => 'C<libvirt/libvirt-event.h>, virEventAddHandleFunc; L<Sys::Virt::Event/METHODS A LOOP PROVIDES>',
     harm   => 'A method that forgets to return its key seems to have succeeded: undef made a number is 0, which'
@@ -277,7 +277,7 @@ case 0 => 'no_key', exception => {
     }
 }, needs => ['object'];
 
-case 0 => 'refused_to_perl', exception => {
+case 87 => 'refused_to_perl', exception => {
     rule   => 'a watch that the add method refused is an exception for the Perl code that wanted it',
     source => 'L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'A program that is given -1, or an id that stands for nothing, waits for an event that cannot come.',
@@ -294,7 +294,7 @@ case 0 => 'refused_to_perl', exception => {
     }
 }, needs => ['object'];
 
-case 0 => 'any_key', exception => {
+case 88 => 'any_key', exception => {
     rule   => '0, a string, an object are keys: handed back as they are',
     source => 'L<Sys::Virt::Event/IDS AND TOKENS>',
     harm   => 'Event libraries stand for a watch by an object, and want it back. Made a number it is the address of'
@@ -338,7 +338,7 @@ case 0 => 'any_key', exception => {
     undef $key;
 }, needs => ['object'];
 
-case 0 => 'update_dies', exception => {
+case 89 => 'update_dies', exception => {
     rule   => 'an update method that dies is a warning for the C code that called it, and the watch lives on',
     source => 'C<libvirt/libvirt-event.h>, virEventUpdateHandleFunc; L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'libvirt updates the handle of a connection at the start and the end of each call to the server,'
@@ -362,7 +362,7 @@ case 0 => 'update_dies', exception => {
     cmp_ok $t->count(timer => $timer), '>', 0, 'so does the timer';
 }, needs => ['object'];
 
-case 0 => 'remove_dies', exception => {
+case 90 => 'remove_dies', exception => {
     rule   => 'a remove method that dies cannot keep the watch: it is freed, with a warning',
     source => 'C<libvirt/libvirt-event.h>, virEventRemoveHandleFunc; L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'The socket of a connection is closed by the free function of its handle (src/rpc/virnetsocket.c).'
@@ -385,7 +385,7 @@ case 0 => 'remove_dies', exception => {
     is_deeply [sort $t->story], [sort "ff $handle", "ff $timer"], 'both are freed, and do not run';
 }, needs => ['object'];
 
-case 0 => 'libvirt_goes_on', exception => {
+case 91 => 'libvirt_goes_on', exception => {
     rule   => "a method that dies inside a callback of libvirt's is told when the callback is done",
     source => 'L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => "libvirt's own callbacks update timers and handles halfway through, with locks held. Left there they"
@@ -411,7 +411,7 @@ case 0 => 'libvirt_goes_on', exception => {
     cmp_ok scalar @told, '>', 0, 'an exception was told';
 }, needs => ['object'];
 
-case 0 => 'signal_waits', exception => {
+case 92 => 'signal_waits', exception => {
     rule   => 'a handler in %SIG does not run inside a method, but when the call of libvirt is done',
     source => 'L<Sys::Virt::Event/SIGNALS>',
     harm   => 'C<$SIG{ALRM} = sub { die }> around a slow call is the usual timeout. perl runs the handler in the'
@@ -509,7 +509,7 @@ sub spoil_variables {
     return;
 }
 
-case 0 => 'keeps_variables', exception => {
+case 93 => 'keeps_variables', exception => {
     rule   => 'what methods do to $@, $! and $_ is undone',
     source => 'L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'libvirt calls the methods inside any call that a program makes of Sys::Virt. So C<for> loses its'
@@ -524,7 +524,7 @@ case 0 => 'keeps_variables', exception => {
     });
 }, needs => ['object'];
 
-case 0 => 'keeps_error', exception => {
+case 94 => 'keeps_error', exception => {
     rule   => "what methods do to libvirt's last error is undone",
     source => 'L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'Where a connection cannot be opened libvirt sets the error first, and removes its handle then. A'
@@ -539,7 +539,7 @@ case 0 => 'keeps_error', exception => {
     });
 }, needs => ['object'];
 
-case 0 => 'spoiling_callback', exception => {
+case 95 => 'spoiling_callback', exception => {
     rule   => 'what callbacks do to $@, $! and $_ is undone',
     source => 'L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'A callback that reads lines sets C<$_>. In a loop that goes through what is ready by C<for (@ready)>'
@@ -583,7 +583,7 @@ sub add_c {
         : $t->add_timeout(0, in_callback => \@ops);
 }
 
-case 0 => 'no_early_free', reentry => {
+case 96 => 'no_early_free', reentry => {
     rule   => 'a loop run inside a callback of Perl does not release the code of that callback',
     source => 'L<Sys::Virt::Event/METHODS A LOOP CALLS>',
     harm   => 'A handler that removes its own watch and then runs the loop, to wait for something, loses what it is'
@@ -607,7 +607,7 @@ case 0 => 'no_early_free', reentry => {
     }
 };
 
-case 0 => 'no_early_free_in_c', reentry => {
+case 97 => 'no_early_free_in_c', reentry => {
     rule   => "a loop run inside a callback of libvirt's does not free the watch whose callback that is",
     source => 'C<libvirt/libvirt-event.h>, virEventAddHandleFunc: the free function needs a clean stack',
     harm   => 'A handler of Sys::Virt closes its connection and runs the loop. libvirt, which has called it, comes'
@@ -627,7 +627,7 @@ case 0 => 'no_early_free_in_c', reentry => {
     }
 };
 
-case 0 => 'frees_others', reentry => {
+case 98 => 'frees_others', reentry => {
     rule   => 'a loop run inside a callback frees other watches that were removed',
     source => 'L<Sys::Virt::Event/METHODS A LOOP CALLS>',
     harm   => 'A handler that closes a connection and runs the loop until the socket is closed waits for ever: it'
@@ -654,7 +654,7 @@ case 0 => 'frees_others', reentry => {
     is $freed, 1, 'inside a callback of C';
 };
 
-case 0 => 'not_twice', reentry => {
+case 99 => 'not_twice', reentry => {
     rule   => 'a loop run inside a callback does not call that callback again',
     source => 'L<Sys::Virt::Event/METHODS A LOOP CALLS>',
     harm   => 'What made the handle ready is still there, so the callback runs the loop and is called once more, and'
@@ -690,7 +690,7 @@ case 0 => 'not_twice', reentry => {
     $t->warnings;
 };
 
-case 0 => 'nested_sleeps', reentry => {
+case 100 => 'nested_sleeps', reentry => {
     rule   => 'a loop run inside a callback sleeps, though what that callback is called for is still ready',
     source => "libvirt's own loop, which does not poll what it is dispatching; L<Sys::Virt::Event::Poll/NESTED"
         . ' RUNS>',
@@ -716,7 +716,7 @@ case 0 => 'nested_sleeps', reentry => {
     $t->warnings;
 };
 
-case 0 => 'nothing_lost', reentry => {
+case 101 => 'nothing_lost', reentry => {
     rule   => 'a loop run inside a callback loses nothing that was ready or due beside it',
     source => 'L<Sys::Virt::Event::Poll/NESTED RUNS>',
     harm   => "A handler that waits for something by running the loop takes other events away: a connection's"
@@ -743,7 +743,7 @@ case 0 => 'nothing_lost', reentry => {
     is_deeply [sort keys %calls], [map({ "handle $_" } 1 .. 4), map { "timer $_" } 1 .. 4], 'all eight ran';
 };
 
-case 0 => 'nothing_stale', reentry => {
+case 102 => 'nothing_stale', reentry => {
     rule   => 'what a loop run inside a callback has served is not served again for the old readiness',
     source => 'L<Sys::Virt::Event::Poll/NESTED RUNS>',
     harm   => 'The outer pass still holds that the handle is readable, and calls for data that were read already. A'
@@ -773,7 +773,7 @@ case 0 => 'nothing_stale', reentry => {
     is_deeply [grep { $calls{$_} > 1 } sort keys %calls], [], 'none ran twice';
 };
 
-case 0 => 'nested_exception', reentry => {
+case 103 => 'nested_exception', reentry => {
     rule   => 'an exception in a loop run inside a callback comes out of that loop',
     source => 'L<Sys::Virt::Event/EXCEPTIONS>',
     harm   => 'A handler that runs the loop inside an C<eval>, to be safe from what others do, does not get the'
@@ -817,7 +817,7 @@ sub token_helpers {
     };
 }
 
-case 0 => 'forged', token => {
+case 104 => 'forged', token => {
     rule   => 'what is no token is an exception',
     source => 'L<Sys::Virt::Event/METHODS A LOOP CALLS>',
     harm   => 'A loop that mixes up its arguments hands over undef or a number. Taken for an address of C code,'
@@ -842,7 +842,7 @@ case 0 => 'forged', token => {
     is_deeply [$t->story], ["handle $with->{handle}{id}"], 'a right one runs the callback';
 }, needs => ['object'];
 
-case 0 => 'mixed', token => {
+case 105 => 'mixed', token => {
     rule   => 'tokens of two watches, or of the wrong kind, are an exception',
     source => 'L<Sys::Virt::Event/METHODS A LOOP CALLS>',
     harm   => "A loop that mixes up its records calls one connection's callback with the data of another, or a"
@@ -861,7 +861,7 @@ case 0 => 'mixed', token => {
     is_deeply [$t->story], [], 'nothing has run';
 }, needs => ['object'];
 
-case 0 => 'token_of_removed', token => {
+case 106 => 'token_of_removed', token => {
     rule   => 'the helper methods do nothing, quietly, for a watch that was removed',
     source => 'L<Sys::Virt::Event/METHODS A LOOP CALLS>',
     harm   => 'A loop that has collected what is ready goes through it, and callbacks remove what comes later.'
@@ -883,7 +883,7 @@ case 0 => 'token_of_removed', token => {
     is_deeply [$t->dispatched], [], 'nothing has run';
 }, needs => ['object'];
 
-case 0 => 'early_free', token => {
+case 107 => 'early_free', token => {
     rule   => 'a watch is freed once, after it was removed, however often and early the loop says so',
     source => 'L<Sys::Virt::Event/METHODS A LOOP CALLS>',
     harm   => "A free function drops libvirt's reference to a socket or a connection. Called early or twice it"
@@ -907,7 +907,7 @@ case 0 => 'early_free', token => {
     is_deeply [sort @freed], [sort $handle->{id}, $timer->{id}], '... and each is freed once';
 }, needs => ['object'];
 
-case 0 => 'own_id_and_fd', token => {
+case 108 => 'own_id_and_fd', token => {
     rule   => 'a callback gets the id and fd that libvirt knows, whatever the loop says',
     source => 'L<Sys::Virt::Event/METHODS A LOOP CALLS>',
     harm   => 'A loop has keys of its own, and may watch a duplicate of the fd. A callback that is given those'
@@ -926,7 +926,7 @@ case 0 => 'own_id_and_fd', token => {
     is_deeply [@$second{qw(what id)}], ['timer', $timer], 'a timer';
 }, needs => ['object'];
 
-case 0 => 'no_mask', token => {
+case 109 => 'no_mask', token => {
     rule   => 'events that are no combination of the four constants are an exception',
     source => 'C<libvirt/libvirt-event.h>, virEventHandleType; L<Sys::Virt::Event/METHODS A LOOP CALLS>',
     harm   => 'The bits of poll(2) are others: POLLHUP is 16, which means nothing to libvirt. A loop that hands'
@@ -943,7 +943,7 @@ case 0 => 'no_mask', token => {
     is_deeply [$t->story], [], 'nothing has run';
 }, needs => ['object'];
 
-case 0 => 'code_is_copied', token => {
+case 110 => 'code_is_copied', token => {
     rule   => 'a callback is copied: what becomes of the variable does not matter',
     source => 'L<Sys::Virt::Event/add_handle($fd_or_handle, $events, $code)>',
     harm   => 'A program that adds several watches uses one variable for their code. If that itself is kept, all of'
@@ -965,7 +965,7 @@ case 0 => 'code_is_copied', token => {
     cmp_ok $timers, '>', 2, 'timer';
 };
 
-case 0 => 'arguments', token => {
+case 111 => 'arguments', token => {
     rule   => 'a Perl callback gets id, fd and events, or the id',
     source => 'C<libvirt/libvirt-event.h>, virEventHandleCallback and virEventTimeoutCallback',
     harm   => 'A callback that serves several handles reads from the fd that it is given, and removes the id.',

@@ -51,7 +51,7 @@ sub open_emulator {
 # The kernel's id of the thread that runs this.
 sub thread_id { return readlink('/proc/thread-self') =~ m{(\d+)\z} ? $1 : 0 }
 
-case 0 => 'vm_events', embed => {
+case 158 => 'vm_events', embed => {
     rule   => 'the events of a virtual machine arrive in order, in the thread of the loop',
     source => 'src/qemu/qemu_process.c and src/conf/object_event.c, virObjectEventStateQueue',
     harm   => 'The threads that libvirt makes for a virtual machine call update_timeout when there is an event. A module '
@@ -76,7 +76,7 @@ case 0 => 'vm_events', embed => {
     $close->();
 }, limit => 30;
 
-case 0 => 'vm_crash', embed => {
+case 159 => 'vm_crash', embed => {
     rule   => 'a loop that sleeps is woken when an emulator dies',
     source => 'src/qemu/qemu_driver.c, processMonitorEOFEvent',
     harm   => 'Only threads of libvirt know of the crash. A loop that they cannot wake shows it when something else happens, '
@@ -99,7 +99,7 @@ case 0 => 'vm_crash', embed => {
     $close->();
 }, limit => 30;
 
-case 0 => 'vm_rounds', embed => {
+case 160 => 'vm_rounds', embed => {
     rule   => 'machines that start and die leave nothing behind',
     source => 'src/qemu/qemu_process.c, qemuProcessStop',
     harm   => 'A host that starts machines all day runs out of file descriptors, or its loop slows down with what was never '

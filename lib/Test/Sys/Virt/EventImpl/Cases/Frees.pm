@@ -31,7 +31,7 @@ sub names {
     return [sort map { my $kind = $_; map { "$kind $_" } @{ $ids{$kind} } } keys %ids];
 }
 
-case 0 => 'freed_once', free => {
+case 68 => 'freed_once', free => {
     rule   => 'the free function runs once, after the removal, in the thread of the loop',
     source => 'libvirt/libvirt-event.h, virEventAddHandleFunc and virEventRemoveHandleFunc',
     harm   => "The free function of a connection's watch closes its socket (src/rpc/virnetsocket.c,"
@@ -57,7 +57,7 @@ case 0 => 'freed_once', free => {
     is_deeply [grep { $_->{thread} ne 'main' } @freed], [], 'by the thread of the loop';
 };
 
-case 0 => 'after_remove', free => {
+case 69 => 'after_remove', free => {
     rule   => 'the free function does not run inside remove',
     source => 'libvirt/libvirt-event.h, virFreeCallback: calling it from remove will likely deadlock',
     harm   => 'libvirt removes the watch of a socket with the lock of that socket held, and the free function takes'
@@ -78,7 +78,7 @@ case 0 => 'after_remove', free => {
     is_deeply [map { @{ $_->{inside} } } @freed], [], 'none of them inside a call of libvirt to the loop';
 };
 
-case 0 => 'free_of_disabled', free => {
+case 70 => 'free_of_disabled', free => {
     rule   => 'the free function of a watch or timer runs also if that was disabled, or never ran',
     source => 'libvirt-glib, commit 79699d7, and its tests/test-events.c; src/util/vireventglib.c',
     harm   => 'The timer of events is disabled whenever it is removed, and the watch of a socket often is. What the'
@@ -97,7 +97,7 @@ case 0 => 'free_of_disabled', free => {
     is_deeply [$t->dispatched], [], 'none ran';
 };
 
-case 0 => 'free_not_starved', free => {
+case 71 => 'free_not_starved', free => {
     rule   => 'free functions run while a timer of 0 ms and a handle are busy',
     source => 'src/util/vireventglib.c, where the free functions of handles have G_PRIORITY_HIGH',
     harm   => 'A stream can keep a timer of 0 ms busy for minutes. What is closed in that time keeps its sockets and'
@@ -118,7 +118,7 @@ case 0 => 'free_not_starved', free => {
     is_deeply names_of($t->entries('ff')), names(map { $_ => [$gone{$_}] } keys %gone), 'those of a handle and a timer';
 };
 
-case 0 => 'after_callback', free => {
+case 72 => 'after_callback', free => {
     rule   => 'the free function of a watch that removes itself runs after its callback',
     source => 'libvirt-glib, commit f65794e; src/rpc/virnetclient.c, virNetClientIncomingEvent',
     harm   => 'The callback of a socket on which the server has hung up removes its own watch, and goes on with the'
@@ -135,7 +135,7 @@ case 0 => 'after_callback', free => {
     is_deeply [grep { $_->{in_own} } @freed], [], 'not inside the callback';
 };
 
-case 0 => 'not_in_callbacks', free => {
+case 73 => 'not_in_callbacks', free => {
     rule   => 'the free function of a watch removed in a callback of another does not run inside that',
     source => 'libvirt-glib, commit dd17c3c; libvirt/libvirt-event.h, virFreeCallback',
     harm   => 'Callbacks of libvirt remove the watches of the same connection with its locks held. A free function'
@@ -155,7 +155,7 @@ case 0 => 'not_in_callbacks', free => {
     is_deeply [grep { $_->{in_callback} } @freed], [], 'not inside a callback';
 };
 
-case 0 => 'after_perl_callback', free => {
+case 74 => 'after_perl_callback', free => {
     rule   => 'a Perl callback that removes its own watch is released after its end',
     source => 'L<Sys::Virt::Event/remove_handle($id)>',
     harm   => 'What a Perl callback refers to is released with it. If that happens while it runs, its object may be'
@@ -183,7 +183,7 @@ case 0 => 'after_perl_callback', free => {
     is_deeply \%freed, { handle => 1, timer => 1 }, 'once, and not early';
 };
 
-case 0 => 'free_calls_back', free => {
+case 75 => 'free_calls_back', free => {
     rule   => 'a free function may itself remove, update and add watches',
     source => 'src/rpc/virnetsocket.c, virNetSocketEventFree, which may drop the last reference of a client',
     harm   => "The free function of a socket can be what ends its client, and a program's own free code may open the"
@@ -209,7 +209,7 @@ case 0 => 'free_calls_back', free => {
         'what was enabled or added there runs';
 };
 
-case 0 => 'not_of_refused', free => {
+case 76 => 'not_of_refused', free => {
     rule   => 'the free function is not called when add fails',
     source => 'src/rpc/virnetsocket.c, which releases its reference itself where virEventAddHandle fails',
     harm   => 'A caller of libvirt whose add failed releases what it had by itself, so the free function releases it'
@@ -252,7 +252,7 @@ sub run_and_remove {
     return;
 }
 
-case 0 => 'null_ff', free => {
+case 77 => 'null_ff', free => {
     rule   => 'a watch or timer without a free function is fine',
     source => 'tests/eventtest.c; libvirt/libvirt-event.h, virEventAddHandle',
     harm   => 'C code that shares the loop, as eventtest.c does, passes NULL where nothing is to be freed. A call of'
@@ -266,7 +266,7 @@ case 0 => 'null_ff', free => {
     is $t->count('ff'), 0, 'nothing is freed';
 };
 
-case 0 => 'null_opaque', free => {
+case 78 => 'null_opaque', free => {
     rule   => 'a watch or timer whose opaque is NULL runs, and is freed',
     source => 'libvirt/libvirt-event.h, virEventAddHandle: opaque is any pointer',
     harm   => 'C code that shares the loop passes NULL where its callback needs no data. A loop that takes that for'

@@ -17,7 +17,7 @@ use Test::More;
 use Test::Sys::Virt::EventImpl::Case;
 use Test::Sys::Virt::EventImpl::Util;
 
-suite handle => 'Watches';
+suite handle => 'Watches: which run';
 suite mask   => 'Event masks';
 suite errhup => 'HANGUP and ERROR';
 suite multi  => 'Several watches of one fd';
@@ -57,7 +57,7 @@ sub sleeps_well {
     return;
 }
 
-case 0 => 'one_of_many', handle => {
+case 1 => 'one_of_many', handle => {
     rule   => 'data in one of many pipes runs the watch of that pipe, once, and nothing else',
     source => 'tests/eventtest.c of libvirt',
     harm   => "A program with several connections has the callback of one run for the data of another. libvirt then "
@@ -77,7 +77,7 @@ case 0 => 'one_of_many', handle => {
     }
 };
 
-case 0 => 'handle_arguments', handle => {
+case 2 => 'handle_arguments', handle => {
     rule   => 'a callback gets the id that add returned, its own opaque, fd and events, in the thread of the loop',
     source => 'libvirt/libvirt-event.h, virEventHandleCallback; tests/eventtest.c of libvirt',
     harm   => "libvirt finds its socket by the opaque, and programs find theirs by the id and the fd. With those of "
@@ -98,7 +98,7 @@ case 0 => 'handle_arguments', handle => {
     is_deeply [grep { !$t->count(handle => $_) } @ids], [], 'each was called';
 };
 
-case 0 => 'ids_not_reused', handle => {
+case 3 => 'ids_not_reused', handle => {
     rule   => 'ids are positive, and that of a removed watch or timer is not given to another',
     source => 'src/util/virevent.c and src/rpc/virkeepalive.c of libvirt; libvirt-glib, commit 3e73e0c',
     harm   => "libvirt takes 0 and -1 for none: a keepalive timer with the id 0 is never removed, and its connection "
@@ -124,7 +124,7 @@ case 0 => 'ids_not_reused', handle => {
     }
 };
 
-case 0 => 'level_triggered', handle => {
+case 4 => 'level_triggered', handle => {
     rule   => 'what is left to read is told again in each pass',
     source => "L<Sys::Virt::Event/Handles>; libvirt's own loop, src/util/vireventglib.c",
     harm   => "A callback need not read all that there is: that of a stream takes one piece each time, and "
@@ -140,7 +140,7 @@ case 0 => 'level_triggered', handle => {
     cmp_ok $t->count(handle => $id), '>=', 5, 'five times and more, for a byte that nobody reads';
 };
 
-case 0 => 'removed_before', handle => {
+case 5 => 'removed_before', handle => {
     rule   => 'a watch that is removed before the poll does not run, even if its fd is ready',
     source => 'tests/eventtest.c of libvirt',
     harm   => "A connection that is closed while data is on its way gets a callback for it. What the callback works "
@@ -158,7 +158,7 @@ case 0 => 'removed_before', handle => {
     is_deeply [$t->dispatched], ["handle $kept"], 'only the other watch runs';
 };
 
-case 0 => 'removes_itself', handle => {
+case 6 => 'removes_itself', handle => {
     rule   => 'a watch that removes itself in its callback has run once',
     source => 'tests/eventtest.c and src/rpc/virnetclient.c of libvirt',
     harm   => "libvirt removes the watch of a connection in its own callback when the server has closed. If it runs "
@@ -175,7 +175,7 @@ case 0 => 'removes_itself', handle => {
     is_deeply [map { $_->{result} } $t->entries('remove_handle')], [0], 'the removal returned 0';
 };
 
-case 0 => 'last_of_many', handle => {
+case 7 => 'last_of_many', handle => {
     rule   => 'when all others are removed the last of many watches and timers works on',
     source => 'tests/eventtest.c of libvirt',
     harm   => "A program that closes all of its connections but one hears no more of that one. libvirt's own loop had "
@@ -198,7 +198,7 @@ case 0 => 'last_of_many', handle => {
     }
 };
 
-case 0 => 'disabled_is_removable', handle => {
+case 8 => 'disabled_is_removable', handle => {
     rule   => 'a disabled watch or timer can be removed, and is freed then',
     source => 'test-events.c of libvirt-glib; src/conf/object_event.c of libvirt',
     harm   => "The timer of a connection's events is disabled most of the time, also when the connection is closed. "
@@ -218,7 +218,7 @@ case 0 => 'disabled_is_removable', handle => {
     is_deeply [sort $t->story], [sort map { "ff $_" } $handle, $disabled, $timer], 'each is freed, none ran';
 };
 
-case 0 => 'unknown_ids', handle => {
+case 9 => 'unknown_ids', handle => {
     rule   => 'an update of an id that was never given out changes nothing, and a removal returns -1',
     source => 'libvirt/libvirt-event.h, virEventRemoveHandleFunc and virEventRemoveTimeoutFunc',
     harm   => "A caller that mixes up its ids, or passes on the -1 of an add that has failed, changes what belongs to "
@@ -245,7 +245,7 @@ case 0 => 'unknown_ids', handle => {
     is $t->remove_timeout($timer), 0, 'the timer is still registered';
 };
 
-case 0 => 'stale_update', handle => {
+case 10 => 'stale_update', handle => {
     rule   => 'an update of a removed watch or timer changes nothing: not that one, and no other',
     source => 'libvirt-glib, commit 3e73e0c; src/util/vireventglib.c of libvirt, virEventGLibHandleUpdate',
     harm   => "libvirt updates the watch of a connection that another thread has just closed. A loop that takes the "
@@ -266,7 +266,7 @@ case 0 => 'stale_update', handle => {
     is_deeply [$t->dispatched], [], 'nothing runs';
 };
 
-case 0 => 'removed_twice', handle => {
+case 11 => 'removed_twice', handle => {
     rule   => 'the second removal of a watch or timer returns -1, and frees nothing',
     source => 'libvirt/libvirt-event.h, virEventRemoveHandleFunc',
     harm   => "libvirt's free functions drop a reference to a connection. A second one for the same watch drops a "
@@ -286,7 +286,7 @@ case 0 => 'removed_twice', handle => {
     is_deeply [sort $t->story], [sort "ff $handle", "ff $timer"], 'each is freed once';
 };
 
-case 0 => 'added_again', handle => {
+case 12 => 'added_again', handle => {
     rule   => 'a watch that is added right after another of the same fd was removed works',
     source => 'src/rpc/virnetsocket.c and src/util/virfdstream.c of libvirt',
     harm   => "A program removes the callback of a stream and adds another one at once. Where the loop removes later, "
@@ -307,7 +307,7 @@ case 0 => 'added_again', handle => {
     }
 };
 
-case 0 => 'fd_number_reused', handle => {
+case 13 => 'fd_number_reused', handle => {
     rule   => 'an fd number that was closed, and its watch removed, can be watched again for a new file',
     source => 'L<Sys::Virt::Event/Handles>; src/util/virfdstream.c of libvirt',
     harm   => "The kernel gives the number of the connection that was closed to the next one that is opened. A loop "
@@ -338,7 +338,7 @@ case 0 => 'fd_number_reused', handle => {
     }
 };
 
-case 0 => 'fd_reused_in_pass', handle => {
+case 14 => 'fd_reused_in_pass', handle => {
     rule   => 'what was ready on a file is not told to the watch of another that a callback opened with its fd number',
     source => 'L<Sys::Virt::Event/Passes>',
     harm   => "A callback closes a connection and opens another one, which gets the fd number of the first. Told "
@@ -377,7 +377,7 @@ case 0 => 'fd_reused_in_pass', handle => {
     is $new, 1, '... before there is something to read';
 };
 
-case 0 => 'fd_stays_open', handle => {
+case 15 => 'fd_stays_open', handle => {
     rule   => 'removing a watch leaves its fd open',
     source => 'L<Sys::Virt::Event/Handles>',
     harm   => "The fd is libvirt's, which closes it itself. If the loop does so first, by a Perl handle made of the "
@@ -397,7 +397,7 @@ case 0 => 'fd_stays_open', handle => {
     ok sees_end($theirs), 'the other side sees the end when we say so';
 };
 
-case 0 => 'flags_untouched', handle => {
+case 16 => 'flags_untouched', handle => {
     rule   => 'the flags of an fd are left alone: blocking stays blocking, and close-on-exec as it is',
     source => 'L<Sys::Virt::Event/Handles>',
     harm   => "O_NONBLOCK belongs to the open file: it changes for every duplicate of the fd, and for other "
@@ -424,7 +424,7 @@ case 0 => 'flags_untouched', handle => {
     }
 };
 
-case 0 => 'no_dup_left', handle => {
+case 17 => 'no_dup_left', handle => {
     rule   => 'when its watch was removed and the fd is closed, the other side sees the end of file at once',
     source => 'L<Sys::Virt::Event/Handles>',
     harm   => "A duplicate of the fd that the loop keeps, until the free function or for ever, keeps the file open: a "
@@ -451,7 +451,7 @@ case 0 => 'no_dup_left', handle => {
     ok $is_seen, 'in its own callback';
 };
 
-case 0 => 'no_growth', handle => {
+case 18 => 'no_growth', handle => {
     rule   => '10,000 watches and timers that were added and removed leave nothing behind',
     source => 'L<Sys::Virt::Event/is_idle()>',
     harm   => "libvirt adds a watch for each connection and each stream. A program that runs for months, and opens a "
@@ -490,7 +490,7 @@ case 0 => 'no_growth', handle => {
 
 # Masks.
 
-case 0 => 'second_watch_of_fd', mask => {
+case 19 => 'second_watch_of_fd', mask => {
     rule   => 'of two watches of one fd only the one whose mask is not 0 runs',
     source => 'tests/eventtest.c of libvirt',
     harm   => "A loop that finds the watch by the fd calls the one that is switched off, and the other one never. "
@@ -509,7 +509,7 @@ case 0 => 'second_watch_of_fd', mask => {
     is $entry->{added_as}, $on, 'with its own opaque';
 };
 
-case 0 => 'silent', mask => {
+case 20 => 'silent', mask => {
     rule   => 'with mask 0 nothing is told: no data, and no hang-up',
     source => 'src/rpc/virnetclient.c and src/util/vireventglib.c of libvirt',
     harm   => "libvirt sets the mask of a connection to 0 while a call waits for its answer. A callback in that time, "
@@ -527,7 +527,7 @@ case 0 => 'silent', mask => {
     is_deeply [$t->dispatched], [], 'nothing ran';
 };
 
-case 0 => 'sleeps_at_mask_0', mask => {
+case 21 => 'sleeps_at_mask_0', mask => {
     rule   => 'the loop sleeps while there is a hang-up on an fd whose watches all have mask 0',
     source => 'src/rpc/virnetclient.c and src/util/vireventglib.c of libvirt',
     harm   => "A server that is stopped hangs up. If that happens during a call, whose connection has mask 0, the loop "
@@ -545,7 +545,7 @@ case 0 => 'sleeps_at_mask_0', mask => {
     sleeps_well($t);
 };
 
-case 0 => 'enabled_again', mask => {
+case 22 => 'enabled_again', mask => {
     rule   => 'what has arrived while the mask was 0 is told when the mask is set again',
     source => 'src/rpc/virnetclient.c of libvirt, virNetClientIO',
     harm   => "Events come in while a call waits for its answer with mask 0. If they are not told after it, they are "
@@ -568,7 +568,7 @@ case 0 => 'enabled_again', mask => {
     is_deeply [map { $_->{events} } $t->entries(handle => $ids{$_})], [READABLE], $_ for sort keys %ids;
 };
 
-case 0 => 'disabled_in_callback', mask => {
+case 23 => 'disabled_in_callback', mask => {
     rule   => 'a watch that sets its own mask to 0 in its callback has run once',
     source => 'src/util/virfdstream.c and src/rpc/virnetclient.c of libvirt',
     harm   => "A stream switches itself off when it has enough. If the loop goes on, as it puts the old mask back or "
@@ -584,7 +584,7 @@ case 0 => 'disabled_in_callback', mask => {
     is $t->count(handle => $id), 1, 'once, although there is still something to read';
 };
 
-case 0 => 'update_replaces_mask', mask => {
+case 24 => 'update_replaces_mask', mask => {
     rule   => 'an update replaces the mask: what it does not name is not told any more',
     source => 'libvirt/libvirt-event.h, virEventUpdateHandleFunc; src/rpc/virnetclient.c of libvirt',
     harm   => "libvirt asks for WRITABLE only as long as it has something to send, and a socket can be written to "
@@ -609,7 +609,7 @@ case 0 => 'update_replaces_mask', mask => {
     is_deeply [masks_told($t, $id)], [WRITABLE], 'and the reverse';
 };
 
-case 0 => 'no_room_to_write', mask => {
+case 25 => 'no_room_to_write', mask => {
     rule   => 'WRITABLE is told when there is room to write, and not before',
     source => 'libvirt/libvirt-event.h, virEventHandleType: the bits of poll(2)',
     harm   => "A program that uploads a file sends until the socket is full, and waits for WRITABLE. Told too early "
@@ -628,7 +628,7 @@ case 0 => 'no_room_to_write', mask => {
     is_deeply [masks_told($t, $id)], [WRITABLE], 'when it was emptied';
 };
 
-case 0 => 'both_in_one_call', mask => {
+case 26 => 'both_in_one_call', mask => {
     rule   => 'READABLE and WRITABLE that are ready together are told in one call',
     source => "L<Sys::Virt::Event/Handles>; libvirt's own loop, src/util/vireventglib.c",
     harm   => "In the first of two calls libvirt may change the mask, or remove the watch and give the connection "
@@ -646,7 +646,7 @@ case 0 => 'both_in_one_call', mask => {
 
 # Of hang-ups there are three kinds here: a socket's, a pipe's, and an error on a pipe's write end.
 
-case 0 => 'hangup_unasked', errhup => {
+case 27 => 'hangup_unasked', errhup => {
     rule   => 'HANGUP is told with any mask but 0, asked for or not',
     source => 'src/util/vireventglibwatch.c and src/rpc/virnetclient.c of libvirt; poll(2)',
     harm   => "libvirt never asks for HANGUP on a client's connection, but takes the reason of its close callback "
@@ -666,7 +666,7 @@ case 0 => 'hangup_unasked', errhup => {
     is_deeply [masks_told($t, $pipe)], [HANGUP], 'a pipe watched for READABLE, with nothing to read';
 };
 
-case 0 => 'error_unasked', errhup => {
+case 28 => 'error_unasked', errhup => {
     rule   => 'ERROR is told with any mask but 0, asked for or not',
     source => 'src/util/vireventglibwatch.c of libvirt; poll(2)',
     harm   => "libvirt takes a connection down on ERROR, but does not ask for it. Without it a watch whose fd can "
@@ -682,7 +682,7 @@ case 0 => 'error_unasked', errhup => {
     is_deeply [masks_told($t, $id)], [WRITABLE | ERROR], 'the end of a pipe that nobody reads';
 };
 
-case 0 => 'hangup_alone', errhup => {
+case 29 => 'hangup_alone', errhup => {
     rule   => 'a mask of HANGUP or ERROR alone is told hang-ups, and not what there is to read',
     source => 'libvirt/libvirt-event.h, virEventHandleType',
     harm   => "Code that only wants to know when the other side goes is called for data that it does not read, again "
@@ -704,7 +704,7 @@ case 0 => 'hangup_alone', errhup => {
     is_deeply [masks_told($t, $error)], [HANGUP], '... with a mask of ERROR, too';
 };
 
-case 0 => 'hangup_again', errhup => {
+case 30 => 'hangup_again', errhup => {
     rule   => 'a hang-up is told again in each pass',
     source => 'src/util/vireventglib.c and src/rpc/virnetclient.c of libvirt',
     harm   => "libvirt's callback returns at once while another thread uses the connection, and leaves the hang-up "
@@ -720,7 +720,7 @@ case 0 => 'hangup_again', errhup => {
     cmp_ok $t->count(handle => $id), '>=', 5, 'five times and more';
 };
 
-case 0 => 'readable_and_hangup', errhup => {
+case 31 => 'readable_and_hangup', errhup => {
     rule   => 'data and the hang-up that follows it are told in one call, as READABLE and HANGUP',
     source => 'src/rpc/virnetclient.c of libvirt, virNetClientIncomingEvent; src/util/vireventglib.c',
     harm   => "A server sends its last message and hangs up. libvirt reads first and then takes the connection "
@@ -741,7 +741,7 @@ case 0 => 'readable_and_hangup', errhup => {
     is_deeply [masks_told($t, $pipe)], [READABLE | HANGUP], 'a pipe';
 };
 
-case 0 => 'closed_fd', errhup => {
+case 32 => 'closed_fd', errhup => {
     rule   => 'a watch whose fd was closed under it is told ERROR, and once more when it is updated',
     source => 'L<Sys::Virt::Event/Handles>; src/util/virfdstream.c of libvirt',
     harm   => "A program that finishes a stream without removing its callback leaves a watch on an fd that libvirt "
@@ -763,7 +763,7 @@ case 0 => 'closed_fd', errhup => {
     is $t->remove_handle($id), 0, 'it can be removed';
 };
 
-case 0 => 'closed_fd_once', errhup => {
+case 33 => 'closed_fd_once', errhup => {
     rule   => 'a watch whose fd was closed is not told so twice, and the loop sleeps',
     source => 'L<Sys::Virt::Event/Handles>',
     harm   => "Nothing will ever change on a closed fd. A loop that polls it on takes all of a processor for as long "
@@ -781,7 +781,7 @@ case 0 => 'closed_fd_once', errhup => {
     cmp_ok $t->count(handle => $id), '<=', 1, 'told once at most';
 };
 
-case 0 => 'closed_fd_spares_others', errhup => {
+case 34 => 'closed_fd_spares_others', errhup => {
     rule   => 'other watches and timers work on when the fd of one was closed under it',
     source => 'L<Sys::Virt::Event/Handles>',
     harm   => "select(2) fails as a whole for a single closed fd. A loop that does no better stops all connections of "
@@ -806,7 +806,7 @@ case 0 => 'closed_fd_spares_others', errhup => {
 
 # Several watches of one fd.
 
-case 0 => 'own_bits', multi => {
+case 35 => 'own_bits', multi => {
     rule   => 'each of two watches of one fd is told the bits that it asked for, and no others',
     source => 'libvirt/libvirt-event.h, virEventAddHandleFunc',
     harm   => "A program may read and write a stream by two watches. If each is told the bits of both, one writes "
@@ -824,7 +824,7 @@ case 0 => 'own_bits', multi => {
     is_deeply [masks_told($t, $writes)], [WRITABLE], 'one writes';
 };
 
-case 0 => 'same_bits', multi => {
+case 36 => 'same_bits', multi => {
     rule   => 'two watches of one fd with the same mask both run',
     source => "libvirt's own loop, src/util/vireventglib.c",
     harm   => "libvirt and the program, or two parts of a program, watch the same fd. If the second watch takes the "
@@ -839,7 +839,7 @@ case 0 => 'same_bits', multi => {
     is_deeply [map { [masks_told($t, $_)] } @ids], [[READABLE], [READABLE]];
 };
 
-case 0 => 'two_readers_one_writer', multi => {
+case 37 => 'two_readers_one_writer', multi => {
     rule   => 'of two readers and one writer of an fd all run, and the others when one of them is switched off',
     source => 'L<Sys::Virt::Event/Handles>',
     harm   => "Many loops have room for one reader and one writer of an fd. What does not fit is lost without a word, "
@@ -862,7 +862,7 @@ case 0 => 'two_readers_one_writer', multi => {
     }
 };
 
-case 0 => 'other_works_on', multi => {
+case 38 => 'other_works_on', multi => {
     rule   => 'when one of two watches of an fd is removed the other works on',
     source => 'libvirt/libvirt-event.h, virEventAddHandleFunc; L<Sys::Virt::Event/Handles>',
     harm   => "A program stops watching a connection of its own and with it, where the loop removes by fd, ends the "
@@ -887,7 +887,7 @@ case 0 => 'other_works_on', multi => {
     }
 };
 
-case 0 => 'removes_its_like', multi => {
+case 39 => 'removes_its_like', multi => {
     rule   => 'of two watches of an fd that are both ready, the one that the other removes does not run',
     source => 'tests/eventtest.c of libvirt; L<Sys::Virt::Event/Passes>',
     harm   => "The callback that reads the end of a connection removes all its watches. One that runs all the same "

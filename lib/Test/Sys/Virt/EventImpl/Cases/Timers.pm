@@ -15,7 +15,7 @@ use Test::Sys::Virt::EventImpl::Util;
 suite timer => 'Timers';
 suite order => 'The order of things in one pass';
 
-case 0 => 'timer_enabled', timer => {
+case 40 => 'timer_enabled', timer => {
     rule   => 'a disabled timer does not fire; given an interval it does, not before its time',
     source => 'tests/eventtest.c; src/util/virevent.c, virEventAddTimeout',
     harm   => 'libvirt adds the timer that delivers its events with -1 ms and enables it when an event is queued'
@@ -33,7 +33,7 @@ case 0 => 'timer_enabled', timer => {
     cmp_ok $fired[0] // 0, '>=', $start + 0.039, 'enabled: it fires, not before its time';
 };
 
-case 0 => 'timer_disabled', timer => {
+case 41 => 'timer_disabled', timer => {
     rule   => 'a timer set to -1 ms stops, and goes on when it is given an interval again',
     source => 'tests/eventtest.c; src/util/virevent.c, virEventUpdateTimeout',
     harm   => 'libvirt switches the timers of its events and streams off and on all the time. One that does not stop'
@@ -55,7 +55,7 @@ case 0 => 'timer_disabled', timer => {
     }
 };
 
-case 0 => 'negative', timer => {
+case 42 => 'negative', timer => {
     rule   => 'any negative interval disables a timer, not only -1',
     source => 'src/util/vireventglib.c, which tests for interval >= 0',
     harm   => 'A loop that knows -1 alone gives the others to select or poll as a time: an error, a wait without end,'
@@ -73,7 +73,7 @@ case 0 => 'negative', timer => {
     cmp_ok $t->count(timer => $fires), '>', 5, 'one of 0 ms did';
 };
 
-case 0 => 'longest', timer => {
+case 43 => 'longest', timer => {
     rule   => 'the longest interval, 2147483647 ms, is a long time',
     source => 'libvirt/libvirt-event.h, virEventAddTimeoutFunc: the interval is an int',
     harm   => 'Intervals come from the program, as that of keepalive does, and are large where somebody means never.'
@@ -90,7 +90,7 @@ case 0 => 'longest', timer => {
     is_deeply [grep { $_ ne "timer $clock" } $t->dispatched], [], 'the long ones do not';
 };
 
-case 0 => 'lets_sleep', timer => {
+case 44 => 'lets_sleep', timer => {
     rule   => 'while no timer is due the loop sleeps',
     source => 'src/conf/object_event.c: a connection with callbacks has a timer of -1 ms at most times',
     harm   => 'Each program that waits for events has such a disabled timer. A loop that polls without waiting as'
@@ -107,7 +107,7 @@ case 0 => 'lets_sleep', timer => {
     cmp_ok cpu_seconds() - $before, '<', patience(0.03), 'most of 0.2 s was slept';
 };
 
-case 0 => 'timer_removed_before', timer => {
+case 45 => 'timer_removed_before', timer => {
     rule   => 'a timer removed before it is due does not fire, others do',
     source => 'tests/eventtest.c',
     harm   => 'What a timer is to work on goes away with it. libvirt removes the timer of keepalive when a connection'
@@ -122,7 +122,7 @@ case 0 => 'timer_removed_before', timer => {
     is $t->count(timer => $removed), 0, 'the removed one does not';
 };
 
-case 0 => 'timer_removes_itself', timer => {
+case 46 => 'timer_removes_itself', timer => {
     rule   => 'a timer that removes itself in its callback has fired once',
     source => 'tests/eventtest.c',
     harm   => 'A loop that sets the timer anew after the callback brings it back to life: it fires for ever, with the'
@@ -138,7 +138,7 @@ case 0 => 'timer_removes_itself', timer => {
     is_deeply [map { $_->{result} } $t->entries('remove_timeout')], [0, 0], 'the removals returned 0';
 };
 
-case 0 => 'timer_disables_itself', timer => {
+case 47 => 'timer_disables_itself', timer => {
     rule   => 'a timer that disables itself in its callback has fired once, until it is enabled again',
     source => 'src/conf/object_event.c, virObjectEventStateFlush',
     harm   => 'This is how libvirt delivers events: the timer is set to 0 ms by the first, and its callback sets it'
@@ -157,7 +157,7 @@ case 0 => 'timer_disables_itself', timer => {
     }
 };
 
-case 0 => 'timer_updates_itself', timer => {
+case 48 => 'timer_updates_itself', timer => {
     rule   => 'the interval that a timer is given by its own callback counts from then on',
     source => 'src/rpc/virkeepalive.c, virKeepAliveTimerInternal',
     harm   => 'The timer of keepalive sets its next call in its callback, according to when the peer was last heard.'
@@ -175,7 +175,7 @@ case 0 => 'timer_updates_itself', timer => {
     cmp_ok $fired[1] - $fired[0], '>=', 0.059, 'it waited for the 60 ms that it set, not for 5 ms';
 };
 
-case 0 => 'shortened', timer => {
+case 49 => 'shortened', timer => {
     rule   => 'a shorter interval counts at once, not when the running one is over',
     source => 'src/util/vireventglib.c, virEventGLibTimeoutUpdate',
     harm   => 'A timer that is to fire soon fires when its old time is over, perhaps hours later. With libvirt that'
@@ -194,7 +194,7 @@ case 0 => 'shortened', timer => {
     cmp_ok $fired // 0, '>=', $start + 0.059, 'and was not early';
 };
 
-case 0 => 'restarted', timer => {
+case 50 => 'restarted', timer => {
     rule   => 'an update restarts the interval, even to the same value',
     source => 'src/util/vireventglib.c, virEventGLibTimeoutUpdate; src/rpc/virkeepalive.c, virKeepAliveCheckMessage',
     harm   => 'Each packet that libvirt receives updates the timer of keepalive to the same number of ms, to put it'
@@ -225,7 +225,7 @@ sub beside_busy_timer {
     return $busy;
 }
 
-case 0 => 'zero_each_pass', timer => {
+case 51 => 'zero_each_pass', timer => {
     rule   => 'a 0 ms timer fires in each pass',
     source => 'src/util/virevent.c, virEventAddTimeout',
     harm   => 'libvirt means as soon as possible by 0 ms: it delivers events and the data of streams that way. A'
@@ -239,7 +239,7 @@ case 0 => 'zero_each_pass', timer => {
     cmp_ok $t->count(timer => $busy), '>=', $t->count(handle => $handle) - 1, 'as often as a handle that is ready';
 };
 
-case 0 => 'zero_starves_no_handle', timer => {
+case 52 => 'zero_starves_no_handle', timer => {
     rule   => 'a 0 ms timer keeps no handle from being served',
     source => 'src/rpc/virnetclientstream.c, virNetClientStreamEventTimerUpdate: a writable stream is a timer of 0 ms',
     harm   => 'While a stream can be written its timer fires in each pass. If the socket is not read meanwhile, no'
@@ -253,7 +253,7 @@ case 0 => 'zero_starves_no_handle', timer => {
     cmp_ok $t->count(handle => $handle), '>=', 50, 'a handle is served';
 };
 
-case 0 => 'zero_starves_no_timer', timer => {
+case 53 => 'zero_starves_no_timer', timer => {
     rule   => 'a 0 ms timer keeps no other timer from firing',
     source => 'src/rpc/virnetclientstream.c, virNetClientStreamEventTimerUpdate: a writable stream is a timer of 0 ms',
     harm   => 'While a stream can be written its timer fires in each pass. If that holds up other timers, events wait'
@@ -271,7 +271,7 @@ case 0 => 'zero_starves_no_timer', timer => {
     cmp_ok $t->count(timer => $other), '>=', 5, 'another of 0 ms fires';
 };
 
-case 0 => 'set_in_each_pass', timer => {
+case 54 => 'set_in_each_pass', timer => {
     rule   => 'a timer fires that is set to 0 ms again in each pass',
     source => 'src/rpc/virnetclientstream.c, virNetClientStreamEventTimerUpdate, which each packet runs',
     harm   => 'Each packet of a stream that libvirt reads sets the timer of the stream to 0 ms. If that puts its call'
@@ -293,7 +293,7 @@ case 0 => 'set_in_each_pass', timer => {
     is grep({ $t->count(timer => $_) >= 3 } @$of_timer), 2, 'by a timer';
 };
 
-case 0 => 'periodic', timer => {
+case 55 => 'periodic', timer => {
     rule   => 'a timer fires again and again, each time not before its period is over',
     source => 'src/util/virevent.c, virEventAddTimeout',
     harm   => "A timer stays on until somebody stops it: libvirt's streams and the programs that add timers count on"
@@ -311,7 +311,7 @@ case 0 => 'periodic', timer => {
 };
 
 # A timer that is late by many periods fires once, and no more often than time allows afterwards.
-case 0 => 'no_burst', timer => {
+case 56 => 'no_burst', timer => {
     rule   => 'periods missed while the process was stopped are not made up for',
     source => 'src/util/vireventglib.c: the next period of a GLib timeout counts from now',
     harm   => 'After Ctrl-Z, a debugger or the sleep of a laptop the calls for all missed periods come at once. A'
@@ -362,7 +362,7 @@ sub one_of_them {
     return;
 }
 
-case 0 => 'removed_in_pass', order => {
+case 57 => 'removed_in_pass', order => {
     rule   => 'a watch removed by an earlier callback of the pass does not run',
     source => 'tests/eventtest.c',
     harm   => 'A callback of libvirt may end a connection or a stream whose own socket was ready in the same poll.'
@@ -376,7 +376,7 @@ case 0 => 'removed_in_pass', order => {
     one_of_them($t, 'handle');
 };
 
-case 0 => 'timer_removed_in_pass', order => {
+case 58 => 'timer_removed_in_pass', order => {
     rule   => 'a timer removed by another one that was due with it does not fire',
     source => 'tests/eventtest.c',
     harm   => 'The callback of a keepalive closes a connection, and removes the timers that belong to it. If one of'
@@ -392,7 +392,7 @@ case 0 => 'timer_removed_in_pass', order => {
     one_of_them($t, 'timer');
 };
 
-case 0 => 'disabled_in_pass', order => {
+case 59 => 'disabled_in_pass', order => {
     rule   => 'a watch whose mask an earlier callback of the pass has set to 0 does not run',
     source => 'src/rpc/virnetclient.c: the mask is 0 while a call waits for its reply',
     harm   => 'A callback that makes a call of libvirt takes the socket out of the loop, as the call reads it by'
@@ -407,7 +407,7 @@ case 0 => 'disabled_in_pass', order => {
     one_of_them($t, 'handle');
 };
 
-case 0 => 'narrowed_in_pass', order => {
+case 60 => 'narrowed_in_pass', order => {
     rule   => 'a watch is not told of an event that an earlier callback of the pass has taken from its mask',
     source => 'src/util/vireventglib.c, virEventGLibHandleUpdate: the watch is polled anew with its new mask',
     harm   => 'A watch that waits to write only is told that it can read what somebody else has read meanwhile. Its'
@@ -424,7 +424,7 @@ case 0 => 'narrowed_in_pass', order => {
     is keys %can_read, 1, 'one of three can read';
 };
 
-case 0 => 'timer_disabled_in_pass', order => {
+case 61 => 'timer_disabled_in_pass', order => {
     rule   => 'a timer disabled by another one that was due with it does not fire',
     source => 'src/util/vireventglib.c, virEventGLibTimeoutUpdate',
     harm   => 'libvirt switches a timer off when there is nothing left for it to do, be it a stream that has been'
@@ -438,7 +438,7 @@ case 0 => 'timer_disabled_in_pass', order => {
     one_of_them($t, 'timer');
 };
 
-case 0 => 'timer_restarted_in_pass', order => {
+case 62 => 'timer_restarted_in_pass', order => {
     rule   => 'a timer restarted by another one that was due with it waits for its new interval',
     source => 'src/util/vireventglib.c, virEventGLibTimeoutUpdate; src/rpc/virkeepalive.c, virKeepAliveCheckMessage',
     harm   => 'What was put off is called all the same. After a long callback a limit is overdue, and the sign of'
@@ -452,7 +452,7 @@ case 0 => 'timer_restarted_in_pass', order => {
     one_of_them($t, 'timer');
 };
 
-case 0 => 'across_kinds', order => {
+case 63 => 'across_kinds', order => {
     rule   => 'a handle removed by a timer that was due with it does not run; the same the other way round',
     source => 'src/rpc/virnetclient.c: keepalive and socket end each other',
     harm   => 'Handle and timer of one connection end each other. If the other still runs in that pass it works on'
@@ -483,7 +483,7 @@ sub chain_is_polled {
     return;
 }
 
-case 0 => 'added_in_pass', order => {
+case 64 => 'added_in_pass', order => {
     rule   => 'a handle that a callback adds waits for the next poll',
     source => 'src/util/vireventpoll.c of libvirt before 6.1, virEventPollDispatchHandles: only what was polled',
     harm   => 'A loop that calls what was added meanwhile says that an fd is ready that it has never looked at: the'
@@ -502,7 +502,7 @@ case 0 => 'added_in_pass', order => {
     chain_is_polled($t, $handle);
 };
 
-case 0 => 'enabled_in_pass', order => {
+case 65 => 'enabled_in_pass', order => {
     rule   => 'a handle that a callback enables hears only of what is ready then',
     source => 'src/util/vireventglib.c, virEventGLibHandleUpdate: a watch that was off is polled from the next pass on',
     harm   => 'With two watches on one fd, the first reads what is there and hands over to the second. Told of the'
@@ -525,7 +525,7 @@ case 0 => 'enabled_in_pass', order => {
     is_deeply [map { $t->count(handle => $_) } @others], [1, 1], 'the others hear of the next';
 };
 
-case 0 => 'timer_added_in_pass', order => {
+case 66 => 'timer_added_in_pass', order => {
     rule   => 'a timer that a callback adds waits for the next pass, also one of 0 ms',
     source => 'src/util/vireventpoll.c of libvirt before 6.1, virEventPollDispatchTimeouts: only those there before',
     harm   => 'Callbacks that put off their work by adding a timer of 0 ms, and do so again, keep such a loop from'
@@ -543,7 +543,7 @@ case 0 => 'timer_added_in_pass', order => {
     chain_is_polled($t, $handle);
 };
 
-case 0 => 'timer_enabled_in_pass', order => {
+case 67 => 'timer_enabled_in_pass', order => {
     rule   => 'a timer that a callback enables waits for the next pass, also with 0 ms',
     source => 'src/conf/object_event.c: handlers of events cause further events, which set the timer to 0 ms',
     harm   => 'A handler that causes an event in its turn keeps such a loop in one pass for ever: the sockets of'
