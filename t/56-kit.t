@@ -29,10 +29,10 @@ subtest 'each case says what it is about' => sub {
     is_deeply [grep { $count{$_} > 1 } keys %count], [], 'no name is used twice';
     is_deeply [sort { $a <=> $b } map { $_->{number} } @cases], [1 .. @cases], 'they are numbered, without a gap';
     for my $field (qw(title rule source harm advice)) {
-        is_deeply [map { $_->{name} } grep { !length $_->{$field} } @cases], [], "each has a $field";
+        is_deeply [map { $_->{name} } grep { !length $_->{$field} } @cases], [], "each has its $field";
     }
     is_deeply [map { $_->{name} } grep { length $_->{advice} > 100 || $_->{advice} =~ /\n/ } @cases], [], 'the advice is a line';
-    is_deeply [map { $_->{name} } grep { $_->{harm} !~ /\A[A-Z].*\.\z/s } @cases], [], 'the harm is sentences';
+    is_deeply [map { $_->{name} } grep { $_->{harm} !~ /\S\.\z/ } @cases], [], 'the harm is sentences';
     is_deeply [map { $_->{name} } grep { "$_->{rule}$_->{advice}$_->{source}" =~ /[.\s]\z/ } @cases], [], 'the rest is not';
 };
 
@@ -127,7 +127,7 @@ print eventimpl_ok(sub { require Sys::Virt::Event::Poll; Sys::Virt::Event::Poll-
 PERL
     is $good->{exit}, 0, 'exit code';
     is $good->{stderr}, '', 'nothing is said';
-    like $good->{stdout}, qr/^    ok \d+ - \d+ negative: any negative interval disables$/m, 'a test for a case';
+    like $good->{stdout}, qr/^    ok \d+ - \d+ negative: \S/m, 'a test for a case';
     like $good->{stdout}, qr/^    ok \d+ # skip shortened: why not$/m, 'one that is skipped';
     like $good->{stdout}, qr/^ok 1 - Mine: timer$/m, 'a subtest for a suite';
     like $good->{stdout}, qr/^ok 2 - Mine: free$/m, '... and the next';
