@@ -40,7 +40,7 @@ struct record {
     struct op_list in_callback, in_free;
 };
 
-/* What is on a thread's stack: a call to libvirt, a free function (its call is ff), or a callback (its call is NULL). */
+/* What is on a thread's stack: a call to libvirt, a free function (call is ff), or a callback (call is NULL). */
 struct capi_frame {
     struct capi_frame *outer;
     const char *call;

@@ -19,7 +19,10 @@ my %named   = map { $_ => 1 } @ARGV;
 my %caught = map { $_->{case} => 1 } @mutants;
 is_deeply [grep { !$caught{$_} } map { $_->{name} } eventimpl_cases()], [], 'each case has a mutant' if !%named;
 
-my @failing = side_by_side(map { my $mutant = $_; sub { [VirtTest::Mutants::failing($mutant, slow => SLOW, chosen($mutant))] } } @mutants);
+my @failing = side_by_side(map {
+    my $mutant = $_;
+    sub { [VirtTest::Mutants::failing($mutant, slow => SLOW, chosen($mutant))] };
+} @mutants);
 for my $n (0 .. $#mutants) {
     my ($mutant, @failed) = ($mutants[$n], @{ $failing[$n] });
     my @expected = $ENV{AUTHOR_TESTING} ? ($mutant->{case}, @{ $mutant->{also} || [] }) : $mutant->{case};

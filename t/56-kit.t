@@ -12,7 +12,7 @@ watchdog(120);
 {
     package Loop::Bad;
     our @ISA = ('Sys::Virt::Event::Poll');
-    sub bad { my ($class, %code) = @_; require Sys::Virt::Event::Poll; return bless Sys::Virt::Event::Poll->new, $class }
+    sub bad { my ($class) = @_; require Sys::Virt::Event::Poll; return bless Sys::Virt::Event::Poll->new, $class }
     our $in_add = sub { };
     sub add_timeout { my $self = shift; $in_add->(); return $self->SUPER::add_timeout(@_) }
 }
@@ -31,7 +31,8 @@ subtest 'each case says what it is about' => sub {
     for my $field (qw(title rule source harm advice)) {
         is_deeply [map { $_->{name} } grep { !length $_->{$field} } @cases], [], "each has its $field";
     }
-    is_deeply [map { $_->{name} } grep { length $_->{advice} > 100 || $_->{advice} =~ /\n/ } @cases], [], 'the advice is a line';
+    is_deeply [map { $_->{name} } grep { length $_->{advice} > 100 || $_->{advice} =~ /\n/ } @cases], [],
+        'the advice is a line';
     is_deeply [map { $_->{name} } grep { $_->{harm} !~ /\S\.\z/ } @cases], [], 'the harm is sentences';
     is_deeply [map { $_->{name} } grep { "$_->{rule}$_->{advice}$_->{source}" =~ /[.\s]\z/ } @cases], [], 'the rest is not';
 };
@@ -77,8 +78,12 @@ subtest 'a loop that cannot be made fails each case' => sub {
 subtest 'options choose' => sub {
     my $make = sub { require Sys::Virt::Event::Poll; Sys::Virt::Event::Poll->new };
     my @seen;
-    my @verdicts = eventimpl_verdicts($make, suites => ['order', 'timer'], cases => ['negative', 'added_in_pass', 'null_ff'],
-        skip => { negative => 'not today' }, each => sub { push @seen, $_[0]{name} });
+    my @verdicts = eventimpl_verdicts($make,
+        suites => ['order', 'timer'],
+        cases  => ['negative', 'added_in_pass', 'null_ff'],
+        skip   => { negative => 'not today' },
+        each   => sub { push @seen, $_[0]{name} },
+    );
     is_deeply [map { "$_->{suite} $_->{name} $_->{verdict}" } @verdicts],
         ['order added_in_pass passed', 'timer negative skipped'], 'suites, cases, skip';
     is $verdicts[1]{text}, 'not today', 'the reason';
@@ -117,7 +122,8 @@ subtest 'mistakes are exceptions' => sub {
 # eventimpl_ok in a program of its own.
 sub test_file {
     my ($call, %opt) = @_;
-    return fresh_perl("use Test::More; use Test::Sys::Virt::EventImpl;\n$call; done_testing;", switches => ['-w'], %opt);
+    my $code = "use Test::More; use Test::Sys::Virt::EventImpl;\n$call; done_testing;";
+    return fresh_perl($code, switches => ['-w'], %opt);
 }
 
 subtest 'eventimpl_ok makes tests' => sub {

@@ -25,7 +25,8 @@ close $out;
 
 sub command {
     my (@arguments) = @_;
-    my $r = fresh_perl('exec @ARGV or die', args => [$^X, '-w', '-Mblib', 'script/virt-eventimpl', @arguments], timeout => 60);
+    my @command = ($^X, '-w', '-Mblib', 'script/virt-eventimpl', @arguments);
+    my $r = fresh_perl('exec @ARGV or die', args => \@command, timeout => 60);
     return { %$r, lines => [split /\n/, $r->{stdout}] };
 }
 

@@ -117,7 +117,8 @@ sub _checked {
     my $is_default = defined $make && !ref $make && $make eq 'default';
     $is_default || ref $make eq 'CODE'
         or $cannot->('the first argument is code that returns a new object, or the string default');
-    defined $opt{$_} && (ref $opt{$_} ne 'ARRAY') and $cannot->("$_ is a list of names in an array") for qw(suites cases);
+    defined $opt{$_} && ref $opt{$_} ne 'ARRAY' and $cannot->("$_ is a list of names in an array")
+        for qw(suites cases);
     defined $opt{skip} && ref $opt{skip} ne 'HASH' and $cannot->('skip is a hash of names and reasons');
     defined $opt{runner} && ref $opt{runner} ne 'CODE' and $cannot->('runner is code');
     my %suite = map { $_->{name} => 1 } Test::Sys::Virt::EventImpl::Case::suites();

@@ -30,7 +30,10 @@ use Test::Sys::Virt::EventImpl::CApi ();
 use Test::Sys::Virt::EventImpl::Util;
 use Time::HiRes ();
 
-our @EXPORT = qw(suite case READABLE WRITABLE ERROR HANGUP cpu_seconds put_byte get_byte ready_pipe callable run_default);
+our @EXPORT = qw(
+    suite case READABLE WRITABLE ERROR HANGUP
+    cpu_seconds put_byte get_byte ready_pipe callable run_default
+);
 
 use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
 

@@ -17,9 +17,9 @@ sub load {
     _load_sys_virts() if $sys_virt;
     require Sys::Virt::Event;
     return if !$sys_virt == is_ours();
-    croak "Cannot test on Sys::Virt's module: $INC{'Sys/Virt/Event.pm'} was loaded before, load the loop inside its code"
-        if $sys_virt;
-    croak "Cannot test: $INC{'Sys/Virt/Event.pm'} is not the module of Sys-Virt-Event; there is the option sys_virt";
+    my $file = $INC{'Sys/Virt/Event.pm'};
+    croak "Cannot test on Sys::Virt's module: $file was loaded before, load the loop inside its code" if $sys_virt;
+    croak "Cannot test: $file is not the module of Sys-Virt-Event; there is the option sys_virt";
 }
 
 sub is_ours { return !!Sys::Virt::Event->can('_is_wake') }

@@ -54,8 +54,8 @@ sub thread_id { return readlink('/proc/thread-self') =~ m{(\d+)\z} ? $1 : 0 }
 case 158 => 'vm_events', embed => {
     rule   => 'the events of a virtual machine arrive in order, in the thread of the loop',
     source => 'src/qemu/qemu_process.c and src/conf/object_event.c, virObjectEventStateQueue',
-    harm   => 'The threads that libvirt makes for a virtual machine call update_timeout when there is an event. A module '
-        . 'that enters Perl there crashes the program when the first machine starts.',
+    harm   => 'The threads that libvirt makes for a virtual machine call update_timeout when there is an event. A'
+        . ' module that enters Perl there crashes the program when the first machine starts.',
     advice => 'Nothing to do in the loop: the module queues the calls of other threads, and wakes it',
 }, sub {
     my ($t) = @_;
@@ -79,8 +79,8 @@ case 158 => 'vm_events', embed => {
 case 159 => 'vm_crash', embed => {
     rule   => 'a loop that sleeps is woken when an emulator dies',
     source => 'src/qemu/qemu_driver.c, processMonitorEOFEvent',
-    harm   => 'Only threads of libvirt know of the crash. A loop that they cannot wake shows it when something else happens, '
-        . 'perhaps never.',
+    harm   => 'Only threads of libvirt know of the crash. A loop that they cannot wake shows it when something else'
+        . ' happens, perhaps never.',
     advice => 'Watch the handle that the module adds for itself like any other: it wakes the loop',
 }, sub {
     my ($t) = @_;
@@ -102,8 +102,8 @@ case 159 => 'vm_crash', embed => {
 case 160 => 'vm_rounds', embed => {
     rule   => 'machines that start and die leave nothing behind',
     source => 'src/qemu/qemu_process.c, qemuProcessStop',
-    harm   => 'A host that starts machines all day runs out of file descriptors, or its loop slows down with what was never '
-        . 'removed.',
+    harm   => 'A host that starts machines all day runs out of file descriptors, or its loop slows down with what was'
+        . ' never removed.',
     advice => 'Forget a watch in remove_handle and remove_timeout, also when another thread asked for it',
 }, sub {
     my ($t) = @_;
