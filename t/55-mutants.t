@@ -21,7 +21,10 @@ is_deeply [grep { !$caught{$_} } map { $_->{name} } eventimpl_cases()], [], 'eac
 
 my @failing = side_by_side(map {
     my $mutant = $_;
-    sub { [VirtTest::Mutants::failing($mutant, slow => SLOW, chosen($mutant))] };
+    sub {
+        my @failing = eval { VirtTest::Mutants::failing($mutant, slow => SLOW, chosen($mutant)) };
+        return [@failing, $@ || ()];
+    };
 } @mutants);
 for my $n (0 .. $#mutants) {
     my ($mutant, @failed) = ($mutants[$n], @{ $failing[$n] });

@@ -159,16 +159,16 @@ subtest 'the module of Sys::Virt' => sub {
     my $old = fresh_perl(<<'PERL');
 use lib 't/lib';
 use Test::Sys::Virt::EventImpl 'eventimpl_verdicts';
-for my $installed (0, 1) {
-    my ($verdict) = eventimpl_verdicts(sub {
-        require OldLoop;
-        print STDERR Sys::Virt::Event->can('watches') ? "ours\n" : "theirs\n"; local *OldLoop::register = sub { };
-        OldLoop->new }, cases => ['one_of_many'], runner => sub { $_[0]->run_once($_[1]) }, sys_virt => $installed);
-    print "$verdict->{verdict}\n";
+use VirtTest::Subjects;
+for my $subject ('select', 'installed') {
+    my ($make, %opt) = @{ $VirtTest::Subjects::SUBJECTS{$subject} };
+    my $loud = sub { my $loop = $make->(); print STDERR Sys::Virt::Event->can('watches') ? 'ours' : 'theirs'; $loop };
+    my ($verdict) = eventimpl_verdicts($loud, %opt, cases => ['one_of_many']);
+    print "$verdict->{verdict}, $verdict->{text}\n";
 }
 PERL
-    is $old->{stderr}, "ours\ntheirs\n", 'each has its module, in one program';
-    is $old->{stdout}, "passed\npassed\n";
+    is $old->{stdout}, "passed, It printed: ours\npassed, It printed: theirs\n", 'each has its module, in one program';
+    is $old->{stderr}, '', 'what a case prints is not lost, and not in the way';
 };
 
 done_testing;

@@ -32,7 +32,13 @@ PERL
         case  => 'child_is_woken',
         also  => ['wakes_kept_apart'],
         what  => 'a child has no wake fd',
-        edits => [['src/mailbox.c', 'bool two = box->read_fd != box->write_fd;', 'bool two = box->has_fd = false;']],
+        edits => [['src/mailbox.c', <<'FROM', <<'TO']],
+    fstat(fds[0], &box->made);
+    replace_fd(box->read_fd, fds[0]);
+FROM
+    box->has_fd = false;
+    replace_fd(box->read_fd, fds[0]);
+TO
     },
     {
         case  => 'wakes_kept_apart',

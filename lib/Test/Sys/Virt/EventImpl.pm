@@ -52,8 +52,10 @@ sub _report {
     local $Test::Builder::Level = _level_of_test();
     SKIP: {
         Test::More::skip("$case->{name}: $text", 1) if $verdict eq 'skipped';
-        Test::More::ok($verdict eq 'passed', "$case->{number} $case->{name}: $case->{rule}")
-            or Test::More::diag("${text}Advice: $case->{advice}.");
+        my $passed = $verdict eq 'passed';
+        Test::More::ok($passed, "$case->{number} $case->{name}: $case->{rule}");
+        Test::More::note($text) if $passed && length $text;
+        Test::More::diag("${text}Advice: $case->{advice}.") if !$passed;
     }
     return;
 }

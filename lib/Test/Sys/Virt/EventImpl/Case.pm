@@ -182,14 +182,14 @@ sub run_fully {
     return;
 }
 
-# One pass of libvirt's own loop, of so many seconds at most. The timer that bounds it is kept: libvirt does work in the
+# One pass of libvirt's own loop, of so many seconds at most. The timer that ends it is kept: libvirt does work in the
 # pass after a removal, so that it would never sleep.
 sub run_default {
     my ($seconds) = @_;
-    state $bound = Test::Sys::Virt::EventImpl::CApi::add_timeout(-1, quiet => 1);
-    Test::Sys::Virt::EventImpl::CApi::update_timeout($bound, int($seconds * 1000) + 1);
+    state $timer = Test::Sys::Virt::EventImpl::CApi::add_timeout(-1, quiet => 1);
+    Test::Sys::Virt::EventImpl::CApi::update_timeout($timer, int($seconds * 1000) + 1);
     my $error = exception_of { Sys::Virt::Event::run_default() };
-    Test::Sys::Virt::EventImpl::CApi::update_timeout($bound, -1);
+    Test::Sys::Virt::EventImpl::CApi::update_timeout($timer, -1);
     die $error if defined $error;
     return;
 }

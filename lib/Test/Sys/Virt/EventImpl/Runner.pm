@@ -107,9 +107,11 @@ sub _result_of {
     return (skipped => $why) if defined $why;
     $opt->{fixture} ||= $case->{fixture}->() if $case->{fixture};
     my ($from_case, $to_suite) = pipe_pair();
+    open my $stderr, '+>', undef or die "Cannot make temporary file: $!";
     defined(my $pid = fork) or die "Cannot fork: $!";
     if (!$pid) {
         close $from_case;
+        POSIX::dup2(fileno $stderr, 2);
         _be_the_case($case, $opt, $to_suite);
     }
     close $to_suite;
@@ -118,8 +120,10 @@ sub _result_of {
     my $end     = now() + $seconds;
     my ($verdict, $text) = _receive($from_case, $end);
     my $end_text = _end_of($pid, $end, $seconds);
-    return ($verdict, $text) if defined $verdict && $end_text eq '';
-    return (failed => ($text // '') . ($end_text || "Its process ended in the midst of the case\n"));
+    $end_text = "Its process ended in the midst of the case\n" if !defined $verdict && $end_text eq '';
+    seek $stderr, 0, 0;
+    my @said = map { "It printed: $_" } <$stderr>;
+    return ($end_text eq '' ? $verdict : 'failed', join '', $text // '', $end_text, @said);
 }
 
 # Waits for the process; what was wrong with its end.

@@ -202,11 +202,12 @@ case 117 => 'order_per_id', threads => {
     $t->until(sub { grep { $_ eq "ff timer $timer" } told($t) });
     $t->passes(3);
 
-    # By key: what became of each watch.
+    # What became of each watch. A loop may give a handle and a timer the same key.
     my (%life, @keys);
     for (@$calls) {
         my ($name, @args) = @$_;
-        my $key = $name =~ /^add/ ? pop @args : shift @args;
+        my ($call, $kind) = split /_/, $name;
+        my $key = "$kind " . ($call eq 'add' ? pop @args : shift @args);
         push @keys, $key if !$life{$key};
         push @{ $life{$key} }, [$name, @args];
     }
