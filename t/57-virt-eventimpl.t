@@ -92,7 +92,7 @@ subtest 'usage' => sub {
         [["-I$dir", '--run', '1 +', 'My::Loop'] => qr/^--run: syntax error/m],
         [['--suite', 'timr', '--default'] => qr/^Cannot run eventimpl_verdicts: there is no suite timr$/m],
         [['--slow', '-1', '--default'] => qr/slow is a factor/],
-        [['-I', 't/lib', '--sys-virt', 'VirtTest::SelectLoop'] => qr/^Cannot load Sys\/Virt\/EventImpl\.pm of Sys::Virt/m],
+        [['-I', 't/lib', '--sys-virt', 'VirtTest::EpollLoop'] => qr/^Cannot load Sys\/Virt\/EventImpl\.pm of Sys::Virt/m],
     );
     for (@wrong) {
         my ($arguments, $reason) = @$_;

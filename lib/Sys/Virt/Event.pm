@@ -611,20 +611,24 @@ comfort, and is short enough to be read.
       return $self->{timers}{$timer} = $timer;
   }
 
-  # The interval starts now, whatever it was before. Negative means disabled.
+  # The interval starts now, whatever it was before. Negative means disabled, and
+  # 0 is due in each pass, however often it is set again.
   sub update_timeout {
       my ($self, $timer, $ms) = @_;
-      @$timer{qw(seconds due)} = ($ms / 1000, $ms < 0 ? undef : now() + $ms / 1000);
+      $timer->{seconds} = $ms / 1000;
+      $timer->{due} = $ms < 0 ? undef : $ms == 0 ? 0 : now() + $ms / 1000;
   }
 
   sub remove_timeout { my ($self, $timer) = @_; delete $self->{timers}{$timer} }
 
   # One pass. What is ready is collected before anything is called, so what a
-  # callback adds waits for the next pass.
+  # callback adds waits for the next pass. A watch is busy while its callback runs,
+  # which may run the loop: that is another pass, and what is left of this one waits.
   sub run_once {
       my ($self, $max_seconds) = @_;
-      my @handles = grep { $_->{events} } values %{ $self->{handles} };    # mask 0: off
-      my @armed = grep { defined $_->{due} } values %{ $self->{timers} };
+      my $pass = ++$self->{pass};
+      my @handles = grep { $_->{events} && !$_->{busy} } values %{ $self->{handles} };    # mask 0: off
+      my @armed = grep { defined $_->{due} && !$_->{busy} } values %{ $self->{timers} };
       my ($wait) = sort { $a <=> $b } $max_seconds // (), map { $_->{due} - now() } @armed;
       my $ms = !defined $wait ? -1 : $wait <= 0 ? 0 : int(1000 * $wait) + 1;
 
@@ -637,17 +641,21 @@ comfort, and is short enough to be read.
 
       # A callback may have changed what comes after it: look again each time.
       for my $handle (@handles) {
+          last if $self->{pass} != $pass;
           my (undef, $bits) = splice @fds, 0, 2;
           my $mask = $handle->{events} or next;
           my $events = ($bits & POLLIN && 1) | ($bits & POLLOUT && 2)
               | ($bits & (POLLERR | POLLNVAL) && 4) | ($bits & POLLHUP && 8);
           $handle->{events} = 0 if $bits & POLLNVAL;       # closed: tell it once
           $events &= $mask | 4 | 8 or next;
+          local $handle->{busy} = 1;
           $self->_run_handle_callback(0, $handle->{fd}, $events, @{ $handle->{tokens} });
       }
       for my $timer (@timers) {
+          last if $self->{pass} != $pass;
           next if !defined $timer->{due} || $timer->{due} > $now;
-          $timer->{due} = $now + $timer->{seconds};
+          $timer->{due} = $now + $timer->{seconds} if $timer->{seconds};
+          local $timer->{busy} = 1;
           $self->_run_timeout_callback(0, @{ $timer->{tokens} });
       }
   }
@@ -947,7 +955,8 @@ See L</NO EVENTS?>.
 =head1 SEE ALSO
 
 L<Sys::Virt::Event::Poll>, a ready loop. L<Sys::Virt::EventImpl>, the parent class. L<Sys::Virt>, connections and
-domains. L<virt-events>, a program that shows events.
+domains. L<virt-events>, a program that shows events. L<Test::Sys::Virt::EventImpl>, a kit that tells whether a loop
+keeps the contract.
 
 L<https://libvirt.org/html/libvirt-libvirt-event.html>, the C interface.
 

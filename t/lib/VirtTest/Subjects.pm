@@ -27,7 +27,6 @@ our %SUBJECTS = (
     'installed'    => [$old_loop, @old_runner, sys_virt => 1],
     'select'       => [$old_loop, @old_runner],
     'epoll'        => [sub { require VirtTest::EpollLoop; VirtTest::EpollLoop->new }],
-    'subclass'     => [sub { require VirtTest::SelectLoop; VirtTest::SelectLoop->new }],
     'installed default' => ['default', sys_virt => 1],
 );
 
