@@ -28,8 +28,8 @@ my @failing = side_by_side(map {
 } @mutants);
 for my $n (0 .. $#mutants) {
     my ($mutant, @failed) = ($mutants[$n], @{ $failing[$n] });
-    my @expected = $ENV{AUTHOR_TESTING} ? ($mutant->{case}, @{ $mutant->{also} || [] }) : $mutant->{case};
-    is join("\n", sort @failed), join("\n", sort @expected), "$mutant->{case}: $mutant->{what}";
+    my %may_fail = map { $_ => 1 } @{ $mutant->{also} || [] };
+    is join("\n", grep { !$may_fail{$_} } @failed), $mutant->{case}, "$mutant->{case}: $mutant->{what}";
 }
 
 done_testing;

@@ -92,8 +92,10 @@ subtest 'usage' => sub {
         [["-I$dir", '--run', '1 +', 'My::Loop'] => qr/^--run: syntax error/m],
         [['--suite', 'timr', '--default'] => qr/^Cannot run eventimpl_verdicts: there is no suite timr$/m],
         [['--slow', '-1', '--default'] => qr/slow is a factor/],
-        [['-I', 't/lib', '--sys-virt', 'VirtTest::EpollLoop'] => qr/^Cannot load Sys\/Virt\/EventImpl\.pm of Sys::Virt/m],
     );
+    # Sys::Virt 9.5 and newer has that parent class.
+    push @wrong, [['-I', 't/lib', '--sys-virt', 'VirtTest::EpollLoop'] => qr/^Cannot load Sys\/Virt\/EventImpl\.pm of/m]
+        if !grep { -e "$_/Sys/Virt.pm" && -e "$_/Sys/Virt/EventImpl.pm" } @INC;
     for (@wrong) {
         my ($arguments, $reason) = @$_;
         my $r = command(@$arguments);

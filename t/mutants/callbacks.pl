@@ -81,7 +81,7 @@ return (
     },
     {
         case  => 'add_dies',
-        also  => [qw(not_of_refused refused)],
+        also  => ['refused'],
         what  => 'nobody is warned of an add method that dies',
         edits => [['src/perl_loop.c', '    } else {
         sve_refuse(aTHX_ error, refused);', '    } else if (!error) {
@@ -89,13 +89,12 @@ return (
     },
     {
         case  => 'no_key',
-        also  => [qw(refused_to_perl not_of_refused)],
+        also  => ['refused_to_perl'],
         what  => 'undef is a key',
         edits => [['src/perl_loop.c', 'if (!SvOK(key))', 'if (0)']],
     },
     {
         case  => 'no_key',
-        also  => ['not_of_refused'],
         what  => 'a negative number is a key',
         edits => [['src/perl_loop.c', 'if (is_negative(aTHX_ key))', 'if (0)']],
     },

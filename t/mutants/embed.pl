@@ -19,7 +19,7 @@ TO
     },
     {
         case  => 'vm_crash',
-        also  => ['calls_while_asleep'],
+        also  => ['calls_while_asleep', 'child_is_woken'],
         what  => 'sleeps, and then looks at its handles',
         edits => [[$POLL, 'my $count = IO::Poll::_poll($ms, @polled);', <<'TO']],
 Time::HiRes::sleep($ms / 1000) if $ms > 0;
@@ -28,6 +28,7 @@ TO
     },
     {
         case  => 'vm_rounds',
+        also  => ['no_growth'],
         what  => 'opens a file in each update of a timer',
         edits => [[$POLL, "    \$timer->{ms} = \$ms;\n", <<'TO']],
     $timer->{ms} = $ms;

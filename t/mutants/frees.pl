@@ -50,6 +50,7 @@ return (
     },
     {
         case  => 'free_not_starved',
+        also  => ['idle_object_replaced'],
         what  => 'it frees when no timer of 0 ms is busy',
         edits => [[$BRIDGE, '    sve_errors_put_aside(&errors);
 ', '    sve_errors_put_aside(&errors);
@@ -66,7 +67,7 @@ return (
     },
     {
         case  => 'after_callback',
-        also  => ['after_perl_callback', 'no_early_free'],
+        also  => ['after_perl_callback', 'no_early_free', 'no_early_free_in_c'],
         what  => 'a watch that removes itself is freed inside its callback',
         edits => [in_remove('watch->running')],
     },
@@ -77,7 +78,7 @@ return (
     },
     {
         case  => 'after_perl_callback',
-        also  => ['no_early_free'],
+        also  => ['no_early_free', 'removed_while_running'],
         what  => 'whether its callback is on the stack is not asked',
         edits => [[$BRIDGE, '((*link)->running || (*link)->due_as < from)', '(*link)->due_as < from']],
     },
@@ -95,7 +96,7 @@ return (
     },
     {
         case  => 'not_of_refused',
-        also  => ['add_refused'],
+        also  => ['refused_to_perl'],
         what  => 'a handle that is refused is freed',
         edits => [[$BRIDGE, '        give_back_id(watch);
         sve_watch_unref(watch);', '        give_back_id(watch);

@@ -65,7 +65,7 @@ return (
     },
     {
         case  => 'removed_before',
-        also  => ['forged'],
+        also  => ['token_of_removed'],
         what  => 'a watch that has not run yet is removed after the next poll',
         edits => [
             $NO_GUARD,
@@ -79,7 +79,7 @@ return (
     },
     {
         case  => 'removes_itself',
-        also  => ['forged'],
+        also  => ['token_of_removed'],
         what  => 'a watch of a socket whose callback is running is not removed',
         edits => [$SOCKETS, $NO_GUARD, [$POLL, $REMOVE, 'my $it = $self->{handles}{$key};
             return 0 if $it && $it->{busy} && _is_socket($it->{fd});' . $REMOVE]],
@@ -169,6 +169,7 @@ return (
     },
     {
         case  => 'flags_untouched',
+        also  => ['wakes_kept_apart'],
         what  => 'a handle of the host loop makes a pipe non-blocking',
         edits => [$SOCKETS, [$POLL, $ADD,
             '    if (!_is_socket($fd) && open my $dup, "<&", $fd) { $dup->blocking(0) }' . "\n" . $ADD]],
@@ -228,6 +229,7 @@ return (
     },
     {
         case  => 'update_replaces_mask',
+        also  => ['narrowed_in_pass'],
         what  => 'an update adds to the mask',
         edits => [[$POLL, $SET_EVENTS, '    $events |= $handle->{events} if $events;' . "\n" . $SET_EVENTS]],
     },
@@ -258,6 +260,7 @@ return (
     },
     {
         case  => 'hangup_alone',
+        also  => ['narrowed_in_pass'],
         what  => 'who wants hang-ups is told what there is to read',
         edits => [
             [$POLL, '$_->{events} & READABLE ? POLLIN', '$_->{events} & ~WRITABLE ? POLLIN'],
@@ -311,6 +314,7 @@ return (
     },
     {
         case  => 'own_bits',
+        also  => ['narrowed_in_pass'],
         what  => 'each watch of an fd is told the bits of all',
         edits => [
             [$POLL, $TOLD, '        my $asked = ERROR | HANGUP;

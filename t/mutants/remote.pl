@@ -13,17 +13,19 @@ return (
     },
     {
         case  => 'signal',
+        also  => ['signal_waits'],
         what  => 'signal handlers run inside methods',
         edits => [['src/callback.c', '        PL_signalhook = no_signals;', '']],
     },
     {
         case  => 'error_survives',
-        also  => ['keeps_variables'],
+        also  => ['keeps_error', 'keeps_variables', 'spoiling_callback'],
         what  => "libvirt's error is not put back",
         edits => [['src/callback.c', '    sve_errors_put_back(&frame->errors);', '']],
     },
     {
         case  => 'nothing_left',
+        also  => ['no_dup_left'],
         what  => 'the loop keeps a copy of each socket',
         edits => [[$POLL, '    return $key;
 }
@@ -36,7 +38,7 @@ sub update_handle']],
     },
     {
         case  => 'daemon_goes',
-        also  => ['wakes_up'],
+        also  => ['readable_and_hangup'],
         what  => 'HANGUP is not told with READABLE',
         edits => [[$POLL, '$bits & POLLHUP ?', '$bits & POLLHUP && !($bits & POLLIN) ?']],
     },
@@ -51,7 +53,7 @@ sub update_handle']],
     },
     {
         case  => 'connection_survives_child',
-        also  => ['loop_survives_child'],
+        also  => ['loop_survives_child', 'remote_connection_left'],
         what  => 'sockets are shut down when the loop is destroyed',
         edits => [[$POLL, '# What the program runs.', <<'PERL']],
 sub DESTROY {

@@ -41,6 +41,7 @@ sub fires_removed {
 return (
     {
         case  => 'timer_enabled',
+        also  => ['last_update_counts'],
         what  => 'a timer that is enabled fires at once, whatever its interval',
         edits => [[$POLL, '$ms == 0 ? 0 :', '$ms == 0 || exists $timer->{due} && !defined $timer->{due} ? 0 :']],
     },
@@ -77,7 +78,7 @@ return (
     },
     {
         case  => 'timer_removed_before',
-        also  => ['timer_removed_asleep'],
+        also  => ['no_growth', 'timer_removed_asleep'],
         what  => 'a timer that was removed fires once all the same',
         edits => [
             [$POLL, '    $timer->{removed} = 1;', '    $timer->{removed} = 1;
@@ -111,6 +112,7 @@ return (
     },
     {
         case  => 'timer_updates_itself',
+        also  => ['nothing_stale'],
         what  => 'after the callback the timer is started again with the interval that it had before',
         edits => [
             [$POLL, $SET_BEFORE, '    my $ms = $timer->{ms};'],
@@ -139,6 +141,7 @@ return (
     },
     {
         case  => 'zero_starves_no_handle',
+        also  => ['last_of_many'],
         what  => 'while a timer of 0 ms is busy the handles are left out',
         edits => [[$POLL, '    my @errors;', '    @ready = () if grep { $_->{ms} == 0 && ++$_->{count} > 30 } @expired;
     my @errors;']],
@@ -156,8 +159,8 @@ return (
     },
     {
         case  => 'periodic',
-        what  => 'a timer that fires again is 10 % early',
-        edits => [[$POLL, '$now + $timer->{ms} / 1000 if', '$now + $timer->{ms} / 1100 if']],
+        what  => 'a timer that fires again is a third early',
+        edits => [[$POLL, '$now + $timer->{ms} / 1000 if', '$now + $timer->{ms} / 1500 if']],
     },
     {
         case  => 'no_burst',
@@ -177,6 +180,7 @@ return (
     },
     {
         case  => 'disabled_in_pass',
+        also  => ['fd_reused_in_pass'],
         what  => 'a handle that was ready runs though its mask is 0 now',
         edits => [
             [$POLL, ' || !$handle->{events};', ';'],

@@ -24,6 +24,7 @@ PERL
     },
     {
         case  => 'stream',
+        also  => ['no_dup_left'],
         what  => 'watching a non-blocking fd is edge-triggered',
         edits => [
             [$POLL, 'use IO::Poll', "use Fcntl qw(F_GETFL O_NONBLOCK);\nuse IO::Poll"],

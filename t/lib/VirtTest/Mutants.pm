@@ -4,7 +4,7 @@ package VirtTest::Mutants;
 # about. The files in t/mutants/ list them, each is a list of hashes:
 #
 #     case  => 'removes_itself',                          the case that must fail
-#     also  => ['removed_before'],                        others that fail of necessity, for the same reason
+#     also  => ['removed_before'],                        others that may fail with it, for the same reason
 #     what  => 'remove_handle forgets nothing',
 #     edits => [[FILE, FROM, TO], ...],                   FROM is there once; FILE is Poll.pm, or one below the top
 #

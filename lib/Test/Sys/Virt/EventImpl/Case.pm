@@ -337,7 +337,10 @@ sub dispatched {
 
 sub note_warning {
     my ($self, @text) = @_;
-    push @{ $self->{warnings} }, join '', @text;
+    my $warning = join '', @text;
+    # Sys::Virt 9.5 and newer says so of each loop that was written for an older one.
+    return if $warning =~ /event implementation is a subclass of Sys::Virt::Event/;
+    push @{ $self->{warnings} }, $warning;
     return;
 }
 
