@@ -40,7 +40,9 @@ use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
 # What a case may need, and why it is not there.
 my %MISSING = (
     object   => sub { $_[0]{make} ? undef : "libvirt's own loop has no methods" },
-    sys_virt => sub { Sys::Virt->can('new') ? undef : 'Sys::Virt is not installed (Debian: libsys-virt-perl)' },
+    sys_virt => sub {
+        eval { require Sys::Virt } ? undef : 'Sys::Virt is not installed (Debian: libsys-virt-perl)';
+    },
     daemon   => sub {
         require Test::Sys::Virt::EventImpl::Daemon;
         return Test::Sys::Virt::EventImpl::Daemon->why_not;
