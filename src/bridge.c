@@ -97,15 +97,7 @@ static const char *noun(sve_kind kind) { return kind == SVE_HANDLE ? "handle" : 
 
 /* The wake watch. */
 
-static void on_wake(int id, int fd, int events, void *opaque)
-{
-    (void)id, (void)fd, (void)events, (void)opaque;
-    /* Silence first: what is posted after that rings again. */
-    lock();
-    sve_mailbox_silence(&core.mailbox);
-    unlock();
-    sve_bridge_deliver();
-}
+static void on_wake(int id, int fd, int events, void *opaque);
 
 static void give_wake_watch(sve_loop *loop)
 {
@@ -133,6 +125,19 @@ static void take_wake_watch(sve_loop *loop)
     wake->attached = false;
     loop->detach(loop, wake);
     sve_watch_unref(wake);
+}
+
+static void on_wake(int id, int fd, int events, void *opaque)
+{
+    (void)id, (void)fd, (void)events, (void)opaque;
+    /* Silence first: what is posted after that rings again. */
+    lock();
+    bool is_ours = sve_mailbox_silence(&core.mailbox);
+    unlock();
+    /* The program has closed the fd: the delivery gives the loop a new one. */
+    if (!is_ours && core.wake)
+        take_wake_watch(core.loop);
+    sve_bridge_deliver();
 }
 
 /* The driver of a hypervisor that runs in this process is a module of libvirt's. Its threads come with the first

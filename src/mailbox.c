@@ -43,10 +43,11 @@ bool sve_mailbox_is_empty(const sve_mailbox *box)
     return atomic_load_explicit(&box->count, memory_order_acquire) == 0;
 }
 
-static bool make_pipe(int fds[2])
+static bool make_pipe(sve_mailbox *box, int fds[2])
 {
 #ifdef __linux__
-    return pipe2(fds, O_CLOEXEC | O_NONBLOCK) == 0;
+    if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
+        return false;
 #else
     if (pipe(fds) < 0)
         return false;
@@ -54,8 +55,8 @@ static bool make_pipe(int fds[2])
         fcntl(fds[i], F_SETFD, FD_CLOEXEC);
         fcntl(fds[i], F_SETFL, O_NONBLOCK);
     }
-    return true;
 #endif
+    return fstat(fds[0], &box->made) == 0;
 }
 
 /* A program may close all fds, as daemons do, and its next files take their numbers; libvirt does so itself in the
@@ -70,9 +71,8 @@ int sve_mailbox_fd(sve_mailbox *box)
 {
     if (!box->has_fd) {
         int fds[2];
-        if (!make_pipe(fds))
+        if (!make_pipe(box, fds))
             return -1;
-        fstat(fds[0], &box->made);
         box->read_fd = fds[0];
         box->write_fd = fds[1];
         box->has_fd = true;
@@ -87,11 +87,19 @@ void sve_mailbox_ring(sve_mailbox *box)
         return;
 }
 
-void sve_mailbox_silence(sve_mailbox *box)
+bool sve_mailbox_silence(sve_mailbox *box)
 {
     char sink[256];
-    while (is_ours(box, box->read_fd) && read(box->read_fd, sink, sizeof sink) == sizeof sink)
-        continue;
+
+    if (is_ours(box, box->read_fd)) {
+        while (read(box->read_fd, sink, sizeof sink) == sizeof sink)
+            continue;
+        return true;
+    }
+    if (is_ours(box, box->write_fd))
+        close(box->write_fd);
+    box->has_fd = false;
+    return false;
 }
 
 static void replace_fd(int fd, int by)
@@ -105,9 +113,8 @@ void sve_mailbox_renew_fd(sve_mailbox *box)
 {
     int fds[2];
 
-    if (!is_ours(box, box->read_fd) || !is_ours(box, box->write_fd) || !make_pipe(fds))
+    if (!is_ours(box, box->read_fd) || !is_ours(box, box->write_fd) || !make_pipe(box, fds))
         return;
-    fstat(fds[0], &box->made);
     replace_fd(box->read_fd, fds[0]);
     replace_fd(box->write_fd, fds[1]);
 }

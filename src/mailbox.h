@@ -42,7 +42,8 @@ bool sve_mailbox_is_empty(const sve_mailbox *box);
  * cannot be had. */
 int sve_mailbox_fd(sve_mailbox *box);
 void sve_mailbox_ring(sve_mailbox *box);
-void sve_mailbox_silence(sve_mailbox *box);
+/* False if the fd is ours no longer: then the next sve_mailbox_fd makes another. */
+bool sve_mailbox_silence(sve_mailbox *box);
 
 /* In a child: the number stays, for the loop knows it, but what it stands for is no longer
  * the parent's. */

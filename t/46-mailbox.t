@@ -149,4 +149,24 @@ my @changed = in_child {
 };
 is_deeply \@changed, [1, ('/dev/null') x 2], 'what took the numbers of the wake fds in a child is left alone by its children';
 
+# A program that closes all fds goes on with a new one.
+my @renewed = in_child {
+    my $loop = VirtTest::Loop->new->register(wake => 1);
+    my $wake = $loop->latest;
+    POSIX::close($_) for $wake->{fd}, $wake->{fd} + 1;
+    my ($reader, $writer) = pipe_pair();
+    syswrite $writer, 'theirs';
+    $loop->calls;
+    $loop->dispatch($wake);
+    my @calls = map { $_->[0] } $loop->calls;
+    my $new = $loop->latest->{fd};
+    foreign([add_timeout => 5]);
+    vec(my $rung = '', $new, 1) = 1;
+    select $rung, undef, undef, 0;
+    sysread $reader, my $text, 100;
+    (fileno $reader == $wake->{fd}, "@calls", $new != $wake->{fd}, vec($rung, $new, 1), $text);
+};
+is_deeply \@renewed, [1, 'remove_handle add_handle', 1, 1, 'theirs'], 'wake fds that were closed are replaced, and what '
+    . 'took their numbers is left alone';
+
 done_testing;

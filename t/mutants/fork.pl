@@ -33,7 +33,6 @@ PERL
         also  => ['wakes_kept_apart'],
         what  => 'a child has no wake fd',
         edits => [['src/mailbox.c', <<'FROM', <<'TO']],
-    fstat(fds[0], &box->made);
     replace_fd(box->read_fd, fds[0]);
 FROM
     box->has_fd = false;
