@@ -157,6 +157,12 @@ BOOT:
         croak("Cannot initialise libvirt");
 
 void
+start()
+  CODE:
+    if (capi_start(call_code) < 0)
+        croak("Cannot initialise libvirt");
+
+void
 _run(packed)
     SV *packed
   PPCODE:

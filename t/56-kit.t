@@ -51,8 +51,32 @@ subtest 'a loop that hangs, crashes, or ends the process fails one case' => sub 
         is_deeply [map { "$_->{name} $_->{verdict}" } @verdicts], ['one_of_many failed', 'negative failed'], $what;
         like $_->{text}, $text, '... with the reason' for @verdicts;
     }
-    my ($verdict) = verdicts(sub { 1 while 1 }, cases => ['negative'], slow => 0.05, suites => ['timer']);
-    is $verdict->{suite}, 'timer';
+};
+
+# What the test file has set must not reach the kit's own processes.
+subtest 'a test file of its own ways' => sub {
+    my $good = sub { require Sys::Virt::Event::Poll; Sys::Virt::Event::Poll->new };
+    my @cases = (cases => ['negative', 'timer_removed_before', 'null_ff']);
+    for my $handler ('IGNORE', sub { 1 while waitpid(-1, POSIX::WNOHANG()) > 0 }) {
+        local $SIG{CHLD} = $handler;
+        my @verdicts = eventimpl_verdicts($good, @cases);
+        is_deeply [map { $_->{verdict} } @verdicts], [('passed') x 3], '$SIG{CHLD}';
+    }
+    {
+        local ($,, $\, $/) = ('-', "\n", 'x');
+        my @verdicts = eventimpl_verdicts($good, @cases);
+        is_deeply [map { $_->{verdict} } @verdicts], [('passed') x 3], '$, and $\ and $/';
+    }
+    my ($verdict) = verdicts(sub { print "not ok 1\n"; die "\x{263a}\n" }, cases => ['negative']);
+    like $verdict->{text}, qr/\x{263a}/, 'wide characters arrive';
+    like $verdict->{text}, qr/^It printed: not ok 1$/m, 'what is printed to stdout is no test';
+    unlike $verdict->{text}, qr/Wide character/;
+
+    my $start = time;
+    eval { verdicts(sub { 1 while 1 }, cases => ['timer_enabled', 'negative'], slow => 10,
+        suites => ['timer'], runner => sub { die }, each => sub { die "enough\n" }, skip => { timer_enabled => 'why' }) };
+    is $@, "enough\n", 'an exception ends a run';
+    cmp_ok time - $start, '<', 30, '... at once, though a case hangs';
 };
 
 subtest 'a hang at the end of the process is seen' => sub {
@@ -85,9 +109,9 @@ subtest 'options choose' => sub {
         each   => sub { push @seen, $_[0]{name} },
     );
     is_deeply [map { "$_->{suite} $_->{name} $_->{verdict}" } @verdicts],
-        ['order added_in_pass passed', 'timer negative skipped'], 'suites, cases, skip';
-    is $verdicts[1]{text}, 'not today', 'the reason';
-    is_deeply \@seen, ['added_in_pass', 'negative'], 'each';
+        ['timer negative skipped', 'order added_in_pass passed'], 'suites, cases, skip';
+    is $verdicts[0]{text}, 'not today', 'the reason';
+    is_deeply \@seen, ['negative', 'added_in_pass'], 'each';
 
     my @runs;
     my ($verdict) = eventimpl_verdicts($make, cases => ['negative'], runner => sub { my ($impl, $seconds) = @_;
@@ -103,14 +127,17 @@ subtest 'mistakes are exceptions' => sub {
         [['Poll']                        => qr/the first argument is code/],
         [[$make, nam => 1]               => qr/there is no option nam/],
         [[$make, each => sub { }]        => qr/there is no option each/],
-        [[$make, suites => 'timer']      => qr/suites is a list of names in an array/],
+        [[$make, suites => []]           => qr/suites is empty/],
+        [[$make, cases => []]            => qr/cases is empty/],
+        [[$make, suites => ['timer'], cases => ['null_ff']] => qr/the suites timer have none of the cases null_ff/],
+        [[$make, suites => 'timer']      => qr/suites is not a reference to array/],
         [[$make, suites => ['timr']]     => qr/there is no suite timr/],
         [[$make, cases => ['negativ']]   => qr/there is no case negativ/],
         [[$make, skip => { x => 'why' }] => qr/there is no case x/],
-        [[$make, skip => ['negative']]   => qr/skip is a hash of names and reasons/],
+        [[$make, skip => ['negative']]   => qr/skip is not a reference to hash/],
         [[$make, slow => 0]              => qr/slow is a factor, a number above 0, not 0/],
         [[$make, slow => 'very']         => qr/slow is a factor/],
-        [[$make, runner => 'run']        => qr/runner is code/],
+        [[$make, runner => 'run']        => qr/runner is not a reference to code/],
     );
     for (@mistakes) {
         my ($arguments, $reason) = @$_;
@@ -155,7 +182,7 @@ PERL
 subtest 'the module of Sys::Virt' => sub {
     plan skip_all => 'Sys::Virt is not installed (Debian: libsys-virt-perl)' if !eval { require Sys::Virt };
     my $ours = test_file('use Sys::Virt::Event; eventimpl_ok(sub { 1 }, cases => ["negative"], sys_virt => 1)');
-    like $ours->{stderr}, qr/Cannot test on Sys::Virt's module: \S+ was loaded before, load the loop inside its code/,
+    like $ours->{stderr}, qr/Cannot test on Sys::Virt's module: .+ was loaded before, load the loop inside its code/,
         'ours is there already';
     my $old = fresh_perl(<<'PERL');
 use lib 't/lib';

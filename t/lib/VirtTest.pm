@@ -59,7 +59,7 @@ sub fresh_perl {
     defined(my $pid = fork) or croak "Cannot fork: $!";
     if (!$pid) {
         setpgrp;
-        delete @SIG{ grep { defined $SIG{$_} } keys %SIG };
+        default_signals();
         open STDIN, '<', File::Spec->devnull;
         POSIX::dup2(fileno $to_out, 1);
         POSIX::dup2(fileno $to_err, 2);

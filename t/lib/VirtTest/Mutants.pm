@@ -14,6 +14,7 @@ use strict;
 use warnings;
 
 use Carp qw(croak);
+use Config;
 use Data::Dumper ();
 use File::Basename qw(dirname);
 use File::Path qw(make_path);
@@ -73,8 +74,9 @@ sub _make {
         _write("$dir/$file", $text);
     }
     return "$dir/lib" if _is_perl($mutant);
-    my $output = do { local $?; qx(make -s -C '$dir' OPTIMIZE=-O0 2>&1) };
-    $output =~ /\*\*\*|error:/ and croak "Cannot build $mutant->{what}: $output";
+    local $?;
+    my $output = qx($Config{make} -s -C '$dir' OPTIMIZE=-O0 2>&1);
+    $? and croak "Cannot build $mutant->{what}: $output";
     return ("$dir/blib/lib", "$dir/blib/arch");
 }
 

@@ -27,7 +27,12 @@ use Test::Sys::Virt::EventImpl::Cases::Embed ();
 our @EXPORT    = ('eventimpl_ok');
 our @EXPORT_OK = ('eventimpl_cases', 'eventimpl_verdicts');
 
-my %OPTION = map { $_ => 1 } qw(name runner suites cases skip slow sys_virt);
+my @CHOICE = qw(suites cases);
+my %OPTION = (
+    eventimpl_ok       => [@CHOICE, qw(runner skip slow sys_virt name)],
+    eventimpl_verdicts => [@CHOICE, qw(runner skip slow sys_virt each)],
+    eventimpl_cases    => \@CHOICE,
+);
 
 sub eventimpl_ok {
     my ($make, %opt) = _checked(@_);
@@ -55,7 +60,7 @@ sub _report {
         my $passed = $verdict eq 'passed';
         Test::More::ok($passed, "$case->{number} $case->{name}: $case->{rule}");
         Test::More::note($text) if $passed && length $text;
-        Test::More::diag("${text}Advice: $case->{advice}.") if !$passed;
+        Test::More::diag($text, $text =~ /^It could not be run:/ ? () : "Advice: $case->{advice}.") if !$passed;
     }
     return;
 }
@@ -63,7 +68,7 @@ sub _report {
 # Where the test file calls eventimpl_ok: this is where a failure is reported.
 sub _level_of_test {
     my $level = 0;
-    $level++ while (caller $level)[0] =~ /^Test\b/;
+    $level++ while (caller $level)[0] =~ /^Test::(?:Sys::Virt::EventImpl|Builder|More)\b/;
     return $level + 1;
 }
 
@@ -84,8 +89,9 @@ sub eventimpl_verdicts {
 }
 
 sub eventimpl_cases {
-    return map { { _public($_) } }
-        map { _chosen_cases($_, {}) } Test::Sys::Virt::EventImpl::Case::suites();
+    my (%opt) = @_;
+    _check('eventimpl_cases', \%opt);
+    return map { { _public($_) } } map { _chosen_cases($_, \%opt) } _chosen_suites(\%opt);
 }
 
 sub _public {
@@ -95,9 +101,8 @@ sub _public {
 
 sub _chosen_suites {
     my ($opt) = @_;
-    my @suites = Test::Sys::Virt::EventImpl::Case::suites();
-    my $wanted = $opt->{suites} or return @suites;
-    return map { my $name = $_; grep { $_->{name} eq $name } @suites } @$wanted;
+    my %wanted = map { $_ => 1 } @{ $opt->{suites} || [] };
+    return grep { !%wanted || $wanted{ $_->{name} } } Test::Sys::Virt::EventImpl::Case::suites();
 }
 
 sub _chosen_cases {
@@ -113,24 +118,38 @@ sub _chosen_cases {
 sub _checked {
     my ($make, %opt) = @_;
     my ($function) = (caller 1)[3] =~ /(\w+)\z/;
-    my $cannot = sub { Carp::croak("Cannot run $function: @_") };
-    my %known = (%OPTION, $function eq 'eventimpl_verdicts' ? (each => 1) : ());
-    $known{$_} or $cannot->("there is no option $_") for sort keys %opt;
     my $is_default = defined $make && !ref $make && $make eq 'default';
     $is_default || ref $make eq 'CODE'
-        or $cannot->('the first argument is code that returns a new object, or the string default');
-    defined $opt{$_} && ref $opt{$_} ne 'ARRAY' and $cannot->("$_ is a list of names in an array")
-        for qw(suites cases);
-    defined $opt{skip} && ref $opt{skip} ne 'HASH' and $cannot->('skip is a hash of names and reasons');
-    defined $opt{runner} && ref $opt{runner} ne 'CODE' and $cannot->('runner is code');
-    my %suite = map { $_->{name} => 1 } Test::Sys::Virt::EventImpl::Case::suites();
-    my %case  = map { $_->{name} => 1 } Test::Sys::Virt::EventImpl::Case::all();
-    $suite{$_} or $cannot->("there is no suite $_") for @{ $opt{suites} || [] };
-    $case{$_} or $cannot->("there is no case $_") for @{ $opt{cases} || [] }, sort keys %{ $opt{skip} || {} };
-    defined $opt{slow} && !($opt{slow} =~ /^\d*\.?\d+\z/ && $opt{slow} > 0)
-        and $cannot->("slow is a factor, a number above 0, not $opt{slow}");
+        or _cannot($function, 'the first argument is code that returns a new object, or the string default');
+    _check($function, \%opt);
     $opt{runner} //= $is_default ? \&_run_default : \&_run_object;
     return ($is_default ? undef : $make, %opt);
+}
+
+sub _check {
+    my ($function, $opt) = @_;
+    my %known = map { $_ => 1 } @{ $OPTION{$function} };
+    my %type  = (suites => 'ARRAY', cases => 'ARRAY', skip => 'HASH', runner => 'CODE', each => 'CODE');
+    for my $name (sort keys %$opt) {
+        $known{$name} or _cannot($function, "there is no option $name");
+        delete $opt->{$name}, next if !defined $opt->{$name};
+        !$type{$name} || ref $opt->{$name} eq $type{$name} or _cannot($function, "$name is not a reference to \L$type{$name}");
+    }
+    $opt->{$_} && !@{ $opt->{$_} } and _cannot($function, "$_ is empty") for @CHOICE;
+    my %suite = map { $_->{name} => 1 } Test::Sys::Virt::EventImpl::Case::suites();
+    my %case  = map { $_->{name} => 1 } Test::Sys::Virt::EventImpl::Case::all();
+    $suite{$_} or _cannot($function, "there is no suite $_") for @{ $opt->{suites} || [] };
+    $case{$_} or _cannot($function, "there is no case $_") for @{ $opt->{cases} || [] }, sort keys %{ $opt->{skip} || {} };
+    grep { _chosen_cases($_, $opt) } _chosen_suites($opt)
+        or _cannot($function, "the suites @{ $opt->{suites} } have none of the cases @{ $opt->{cases} }");
+    !defined $opt->{slow} || Test::Sys::Virt::EventImpl::Util::is_factor($opt->{slow})
+        or _cannot($function, "slow is a factor, a number above 0, not $opt->{slow}");
+    return;
+}
+
+sub _cannot {
+    my ($function, $reason) = @_;
+    Carp::croak("Cannot run $function: $reason");
 }
 
 sub _run_default {
@@ -210,7 +229,7 @@ Runs these suites only: see L</SUITES>.
 
 =item cases => [$name, ...]
 
-Runs these cases only.
+Runs these cases only. That the suites have none of them is an exception.
 
 =item skip => { $case => $reason, ... }
 
@@ -218,8 +237,8 @@ Leaves out these cases. They are reported as skipped.
 
 =item slow => $factor
 
-Makes the time limits longer by that factor. The default is the environment variable C<TEST_SLOW>, or 1. What a case
-asserts are order and counts, so it does not depend on how fast the machine is. The limits are for loops that hang.
+Makes the time limits longer by that factor, and by that in the environment variable C<TEST_SLOW>. What a case asserts
+are order and counts, so it does not depend on how fast the machine is. The limits are for loops that hang.
 
 =item sys_virt => 1
 
@@ -237,10 +256,10 @@ C<title> of the suite, C<rule>, C<source>, C<harm>, C<advice>, the C<verdict> (C
 the C<text> that explains the verdict. One more option, C<< each => $code >>, is called with each of them as soon as it
 is known. It is exported on request.
 
-=head2 eventimpl_cases()
+=head2 eventimpl_cases(%options)
 
-Returns a list of hashes that describe all cases, in the order in which they run, with all of the above but verdict
-and text. It is exported on request.
+Returns a list of hashes that describe all cases, or those of the options C<suites> and C<cases>, in the order in which
+they run, with all of the above but verdict and text. It is exported on request.
 
 =head1 SUITES
 
@@ -324,12 +343,13 @@ together.
 =head1 PROCESSES
 
 Each suite has a process of its own, and so has each case: libvirt takes one registration per process. A case that
-crashes or hangs is a test that fails, with its name. After 15 seconds (30 where there is a server or an emulator, see
-C<slow>) a case is killed.
+crashes or hangs is a test that fails, with its name. A case that has not ended after some seconds (15 mostly, 30 with an
+emulator, see C<slow>) is killed.
 
-A case registers the object, runs the loop, and ends the process as any program ends, with the C<END> blocks of the
-test file. A warning that the case does not expect makes it fail. What is printed to stderr meanwhile is shown with the
-result.
+A case registers the object, runs the loop, and ends the process as any program ends: B<the C<END> blocks and the objects
+of the test file are there too>. One that removes a file, say, should compare C<$$> with the process id of the test, or
+be made after C<eventimpl_ok>. A warning that the case does not expect makes it fail. What is printed meanwhile, and
+what is warned of when the process ends, is shown with the result.
 
 The suites C<remote> and C<embed> start a libvirtd or an emulator of their own, in a temporary directory, and end it
 however the test ends. They touch nothing that is installed or running. Where a program or Sys::Virt is missing the

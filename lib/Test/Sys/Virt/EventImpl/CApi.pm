@@ -49,6 +49,9 @@ my %FIELDS = (
     call            => [qw(code)],
 );
 
+# The struct of client.h.
+use constant OP => 'a16 l6';
+
 my %FLAG = (null_opaque => 1, null_ff => 2, read => 4, quiet => 8);
 my %BASE = (literal => 0, result => 1, self => 2);
 
@@ -101,7 +104,7 @@ sub _report {
 # list of hashes:
 #   what         handle, timer, ff, or the name of an op
 #   id           as given to the callback or op; of ff: as returned by add
-#   thread       main (the one that loaded this) or foreign
+#   thread       main (the one that loaded this, or called start last) or foreign
 #   inside       [names of our calls to libvirt, and ff, on that thread's stack, outermost first]
 #   in_callback  how many callbacks of ours are on that thread's stack
 #   in_own       true if among these is the callback of the same watch (handle, timer, ff)
@@ -128,8 +131,8 @@ sub _pack {
         my ($base, $id) = _id($arg{id}, $index);
         my $value = $name eq 'call' ? _number_of($arg{code}) : $arg{value} // 0;
         my $inner = _pack($nested, %opt);
-        my $n_inner = length($inner) / 40;
-        $packed .= pack 'a16 l6', $name, $base, $id, _fd($arg{fd}), $value, $flags, $n_inner;
+        my $n_inner = length($inner) / length pack OP;
+        $packed .= pack OP, $name, $base, $id, _fd($arg{fd}), $value, $flags, $n_inner;
         $packed .= $inner;
     }
     return $packed;

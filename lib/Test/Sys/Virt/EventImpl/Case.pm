@@ -359,11 +359,11 @@ sub child {
     my ($reader, $writer) = pipe_pair();
     defined(my $pid = fork) or croak "Cannot fork: $!";
     if (!$pid) {
-        # A hung child is killed with the case: it sees its pipe end.
         delete $SIG{__WARN__};
         POSIX::dup2(fileno $writer, 2);
         close $reader;
-        alarm 10;
+        # Should it hang.
+        alarm POSIX::ceil(patience(10));
         exit 0 if eval { $code->(); 1 };
         print STDERR "The child died: $@";
         exit 255;

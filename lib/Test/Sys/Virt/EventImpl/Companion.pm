@@ -35,7 +35,7 @@ sub _run {
     my ($code, $peer) = @_;
     eval {
         POSIX::setsid();
-        delete @SIG{ grep { defined $SIG{$_} } keys %SIG };
+        Test::Sys::Virt::EventImpl::Util::default_signals();
         $SIG{PIPE} = 'IGNORE';
         my $null = POSIX::open('/dev/null', POSIX::O_RDWR());
         POSIX::dup2($null, $_) for 0, 1;

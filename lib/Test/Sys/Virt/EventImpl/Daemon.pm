@@ -27,6 +27,7 @@ use constant {
 };
 
 sub why_not {
+    return 'this user is not in the password file, which libvirtd wants' if !defined getpwuid($> || NOBODY);
     return undef if _libvirtd();
     return 'libvirtd is not installed (Debian: libvirt-daemon)';
 }

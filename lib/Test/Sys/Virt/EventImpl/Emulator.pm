@@ -192,7 +192,7 @@ sub _become_nobody {
 # Nothing of this interpreter may run at our end: no DESTROY, no END.
 sub _stay_behind {
     my ($self, $child, $root) = @_;
-    delete @SIG{ grep { defined $SIG{$_} } keys %SIG };
+    Test::Sys::Virt::EventImpl::Util::default_signals();
     my $status = 0;
     while ((my $pid = wait) > 0) {
         next if $pid != $child;

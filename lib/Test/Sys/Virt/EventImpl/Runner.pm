@@ -43,6 +43,8 @@ sub next {
 sub DESTROY {
     my ($self) = @_;
     local ($?, $!);
+    # It ends by itself when all results have been asked for.
+    kill TERM => $self->{pid} if $self->{left} > 0;
     close $self->{from};
     waitpid $self->{pid}, 0;
     return;
@@ -53,6 +55,7 @@ sub DESTROY {
 sub _send {
     my ($pipe, @strings) = @_;
     utf8::encode($_) for @strings;
+    local ($,, $\);
     print {$pipe} pack '(N/a*)2', @strings;
     return;
 }
@@ -86,14 +89,21 @@ sub _read {
 
 sub _be_the_suite {
     my ($test, $to_test, $cases, $opt) = @_;
-    $SIG{PIPE} = 'DEFAULT';
+    # Those of the test file: one that waits for children would take ours.
+    default_signals();
+    my $case_pid;
+    $SIG{TERM} = sub {
+        kill KILL => $case_pid if $case_pid;
+        delete $opt->{fixture};
+        POSIX::_exit(0);
+    };
     Test::Sys::Virt::EventImpl::Util::set_slow($opt->{slow}) if $opt->{slow};
     my $why = exception_of { Test::Sys::Virt::EventImpl::Module::load($opt->{sys_virt}) };
     for my $case (@$cases) {
         last if getppid != $test;
-        my @result = (failed => $why);
-        $why //= exception_of { @result = _result_of($case, $opt) };
-        _send($to_test, defined $why ? (failed => $why) : @result);
+        my @result;
+        $why //= exception_of { @result = _result_of($case, $opt, $to_test, \$case_pid) };
+        _send($to_test, defined $why ? (failed => "It could not be run: $why") : @result);
     }
     # What it has started ends before the suite is over.
     delete $opt->{fixture};
@@ -102,27 +112,32 @@ sub _be_the_suite {
 }
 
 sub _result_of {
-    my ($case, $opt) = @_;
+    my ($case, $opt, $to_test, $pid_of_case) = @_;
     my $why = $opt->{skip}{ $case->{name} } // Test::Sys::Virt::EventImpl::Case::why_not($case, $opt);
     return (skipped => $why) if defined $why;
     $opt->{fixture} ||= $case->{fixture}->() if $case->{fixture};
     my ($from_case, $to_suite) = pipe_pair();
-    open my $stderr, '+>', undef or die "Cannot make temporary file: $!";
-    defined(my $pid = fork) or die "Cannot fork: $!";
+    # Where no file can be made what the case prints is lost.
+    my $printed;
+    open $printed, '+>', undef or open $printed, '+<', File::Spec->devnull or die "Cannot open null device: $!";
+    my $seconds = patience($case->{limit});
+    defined(my $pid = $$pid_of_case = fork) or die "Cannot fork: $!";
     if (!$pid) {
-        close $from_case;
-        POSIX::dup2(fileno $stderr, 2);
+        close $_ for $from_case, $to_test;
+        POSIX::dup2(fileno $printed, $_) for 1, 2;
+        # Should the suite be killed, and not see to it.
+        alarm POSIX::ceil($seconds) + 5;
         _be_the_case($case, $opt, $to_suite);
     }
     close $to_suite;
 
-    my $seconds = patience($case->{limit});
     my $end     = now() + $seconds;
     my ($verdict, $text) = _receive($from_case, $end);
     my $end_text = _end_of($pid, $end, $seconds);
+    undef $$pid_of_case;
     $end_text = "Its process ended in the midst of the case\n" if !defined $verdict && $end_text eq '';
-    seek $stderr, 0, 0;
-    my @said = map { "It printed: $_" } <$stderr>;
+    seek $printed, 0, 0;
+    my @said = map { utf8::decode($_); "It printed: $_" } <$printed>;
     return ($end_text eq '' ? $verdict : 'failed', join '', $text // '', $end_text, @said);
 }
 
@@ -142,6 +157,7 @@ sub _end_of {
         waitpid $pid, 0;
         return join '', "It hung: killed after $seconds s\n", @stacks;
     }
+    return "It was waited for by something else\n" if $gone < 0;
     return '' if !$?;
     return $? & 127 ? sprintf "Its process died of signal %d\n", $? & 127
         : sprintf "Its process ended with exit code %d\n", $? >> 8;
@@ -151,12 +167,15 @@ sub _end_of {
 
 sub _be_the_case {
     my ($case, $opt, $to_suite) = @_;
-    delete @SIG{ grep { defined $SIG{$_} } keys %SIG };
+    default_signals();
+    Test::Sys::Virt::EventImpl::CApi::start();
     my $text    = '';
     my $builder = Test::More->builder;
     $builder->reset;
     $builder->no_ending(1);
-    open my $capture, '>', \$text or die "Cannot capture output: $!";
+    # A harness may have asked for events instead of text.
+    Test2::API::test2_stack()->top->format(Test2::Formatter::TAP->new) if eval { require Test2::Formatter::TAP };
+    open my $capture, '>:utf8', \$text or die "Cannot capture output: $!";
     open my $nowhere, '>', File::Spec->devnull or die "Cannot open null device: $!";
     $builder->failure_output($capture);
     $builder->$_($nowhere) for qw(output todo_output);
@@ -167,7 +186,10 @@ sub _be_the_case {
     Test::More::diag('The case died: ', $@) if $verdict eq 'failed';
     Test::More::is_deeply([$subject->warnings], [], 'there were no other warnings');
     $verdict = 'failed' if !$builder->is_passing || $builder->current_test < 2;
+    utf8::decode($text);
     _send($to_suite, $verdict, $text =~ s{^# ?}{}mgr);
+    # From here on they are printed, and shown as such.
+    delete $SIG{__WARN__};
     exit 0;
 }
 

@@ -14,14 +14,18 @@ use IO::Handle;
 use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM);
 use Time::HiRes ();
 
-our @EXPORT    = qw(exception_of now pause pipe_pair socket_pair open_fds thread_count patience);
+our @EXPORT    = qw(exception_of now pause pipe_pair socket_pair open_fds thread_count patience default_signals);
 our @EXPORT_OK = qw(first_line stacks_of);
 
 # What makes all time limits longer: sanitizers and valgrind slow everything down.
-our $slow = $ENV{TEST_SLOW} || 1;
+my $slow = $ENV{TEST_SLOW} || 1;
+is_factor($slow) or croak "TEST_SLOW is a factor, a number above 0, not $slow";
+
+sub is_factor { return $_[0] =~ /\A(?:\d+\.?\d*|\.\d+)\z/ && $_[0] > 0 }
+
 sub patience { return $_[0] * $slow }
 
-sub set_slow { ($slow) = @_; return }
+sub set_slow { $slow *= $_[0]; return }
 
 sub now { return Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
 
@@ -32,6 +36,12 @@ sub pause {
     while ((my $left = $end - now()) > 0) {
         select undef, undef, undef, $left;
     }
+    return;
+}
+
+# As a new program has them.
+sub default_signals {
+    delete @SIG{ grep { defined $SIG{$_} } keys %SIG };
     return;
 }
 
