@@ -34,7 +34,8 @@ subtest 'each case says what it is about' => sub {
     is_deeply [map { $_->{name} } grep { length $_->{advice} > 100 || $_->{advice} =~ /\n/ } @cases], [],
         'the advice is a line';
     is_deeply [map { $_->{name} } grep { $_->{harm} !~ /\S\.\z/ } @cases], [], 'the harm is sentences';
-    is_deeply [map { $_->{name} } grep { "$_->{rule}$_->{advice}$_->{source}" =~ /[.\s]\z/ } @cases], [], 'the rest is not';
+    is_deeply [map { $_->{name} } grep { "$_->{rule}$_->{advice}$_->{source}" =~ /[.\s]\z/ } @cases], [],
+        'the rest is not';
 };
 
 subtest 'a loop that hangs, crashes, or ends the process fails one case' => sub {
@@ -73,8 +74,8 @@ subtest 'a test file of its own ways' => sub {
     unlike $verdict->{text}, qr/Wide character/;
 
     my $start = time;
-    eval { verdicts(sub { 1 while 1 }, cases => ['timer_enabled', 'negative'], slow => 10,
-        suites => ['timer'], runner => sub { die }, each => sub { die "enough\n" }, skip => { timer_enabled => 'why' }) };
+    my @enough = (skip => { timer_enabled => 'why' }, each => sub { die "enough\n" });
+    eval { verdicts(sub { 1 while 1 }, cases => ['timer_enabled', 'negative'], slow => 10, @enough) };
     is $@, "enough\n", 'an exception ends a run';
     cmp_ok time - $start, '<', 30, '... at once, though a case hangs';
 };
@@ -141,7 +142,8 @@ subtest 'mistakes are exceptions' => sub {
     );
     for (@mistakes) {
         my ($arguments, $reason) = @$_;
-        like exception_of { eventimpl_ok(@$arguments) }, qr/^Cannot run eventimpl_ok: .*$reason.* at \Q$0\E line/, "$reason";
+        my $expected = qr/^Cannot run eventimpl_ok: .*$reason.* at \Q$0\E line/;
+        like exception_of { eventimpl_ok(@$arguments) }, $expected, "$reason";
     }
     like exception_of { eventimpl_verdicts($make, nam => 1) }, qr/^Cannot run eventimpl_verdicts: /;
 };

@@ -133,13 +133,15 @@ sub _check {
     for my $name (sort keys %$opt) {
         $known{$name} or _cannot($function, "there is no option $name");
         delete $opt->{$name}, next if !defined $opt->{$name};
-        !$type{$name} || ref $opt->{$name} eq $type{$name} or _cannot($function, "$name is not a reference to \L$type{$name}");
+        !$type{$name} || ref $opt->{$name} eq $type{$name}
+            or _cannot($function, "$name is not a reference to \L$type{$name}");
     }
     $opt->{$_} && !@{ $opt->{$_} } and _cannot($function, "$_ is empty") for @CHOICE;
     my %suite = map { $_->{name} => 1 } Test::Sys::Virt::EventImpl::Case::suites();
     my %case  = map { $_->{name} => 1 } Test::Sys::Virt::EventImpl::Case::all();
     $suite{$_} or _cannot($function, "there is no suite $_") for @{ $opt->{suites} || [] };
-    $case{$_} or _cannot($function, "there is no case $_") for @{ $opt->{cases} || [] }, sort keys %{ $opt->{skip} || {} };
+    $case{$_} or _cannot($function, "there is no case $_")
+        for @{ $opt->{cases} || [] }, sort keys %{ $opt->{skip} || {} };
     grep { _chosen_cases($_, $opt) } _chosen_suites($opt)
         or _cannot($function, "the suites @{ $opt->{suites} } have none of the cases @{ $opt->{cases} }");
     !defined $opt->{slow} || Test::Sys::Virt::EventImpl::Util::is_factor($opt->{slow})
@@ -343,12 +345,12 @@ together.
 =head1 PROCESSES
 
 Each suite has a process of its own, and so has each case: libvirt takes one registration per process. A case that
-crashes or hangs is a test that fails, with its name. A case that has not ended after some seconds (15 mostly, 30 with an
-emulator, see C<slow>) is killed.
+crashes or hangs is a test that fails, with its name. A case that has not ended after some seconds (15 mostly, 30 with
+an emulator, see C<slow>) is killed.
 
-A case registers the object, runs the loop, and ends the process as any program ends: B<the C<END> blocks and the objects
-of the test file are there too>. One that removes a file, say, should compare C<$$> with the process id of the test, or
-be made after C<eventimpl_ok>. A warning that the case does not expect makes it fail. What is printed meanwhile, and
+A case registers the object, runs the loop, and ends the process as any program ends: B<the C<END> blocks and the
+objects of the test file are there too>. One that removes a file, say, should compare C<$$> with the process id of the
+test, or be made after C<eventimpl_ok>. A warning that the case does not expect makes it fail. What is printed meanwhile, and
 what is warned of when the process ends, is shown with the result.
 
 The suites C<remote> and C<embed> start a libvirtd or an emulator of their own, in a temporary directory, and end it
@@ -376,14 +378,14 @@ Those that call or replace methods are skipped.
   free:      free_not_starved
   reentry:   no_early_free_in_c
 
-GLib takes POLLNVAL for nothing, so a watch whose fd was closed makes the loop spin, in silence. A timer that is set to 0 ms
-anew in each pass never fires. The free functions of timers wait as long as some timer of 0 ms is busy. A nested run frees a
-watch whose callback is still on the stack.
+GLib takes POLLNVAL for nothing, so a watch whose fd was closed makes the loop spin, in silence. A timer that is set to
+0 ms anew in each pass never fires. The free functions of timers wait as long as some timer of 0 ms is busy. A nested run
+frees a watch whose callback is still on the stack.
 
 =head2 A simple select loop
 
-A class such as the tests of Sys::Virt have one: C<select>, numbers as keys, free functions called in C<remove_*>. It does
-not do what this distribution leaves to the loop:
+A class such as the tests of Sys::Virt have one: C<select>, numbers as keys, free functions called in C<remove_*>. It
+does not do what this distribution leaves to the loop:
 
   handle:    fd_reused_in_pass
   errhup:    hangup_unasked error_unasked hangup_alone readable_and_hangup closed_fd closed_fd_once

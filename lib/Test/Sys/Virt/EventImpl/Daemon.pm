@@ -12,22 +12,21 @@ our $VERSION = '0.001';
 use Carp qw(croak);
 use File::Path qw(remove_tree);
 use File::Spec;
-use File::Temp;
 use IO::Select;
 use IO::Socket::UNIX;
 use POSIX ();
 use Time::HiRes qw(sleep time);
 use Test::Sys::Virt::EventImpl::Util ();
 use Test::Sys::Virt::EventImpl::Companion;
+use Test::Sys::Virt::EventImpl::Private;
 
 use constant {
-    NOBODY      => 65534,
     START_LIMIT => 10,
     STOP_LIMIT  => 5,
 };
 
 sub why_not {
-    return 'this user is not in the password file, which libvirtd wants' if !defined getpwuid($> || NOBODY);
+    return 'this user is not in the password file, which libvirtd wants' if !defined getpwuid ordinary_user();
     return undef if _libvirtd();
     return 'libvirtd is not installed (Debian: libvirt-daemon)';
 }
@@ -41,7 +40,7 @@ sub _libvirtd {
 sub start {
     my ($class, %opt) = @_;
     my $libvirtd = _libvirtd() or croak 'Cannot start libvirtd: ' . $class->why_not;
-    my $dir      = _make_dir();
+    my $dir      = private_dir('virttest-XXXXXX');
     _write_conf("$dir/conf", $opt{conf});
     my $self = bless { dir => $dir }, $class;
     $self->{companion} = Test::Sys::Virt::EventImpl::Companion->start(sub { _companion($_[0], $libvirtd, $dir) });
@@ -62,15 +61,6 @@ sub _launched {
     croak 'Cannot start libvirtd: its companion process has ended' if !defined $pid;
     chomp($self->{pid} = $pid);
     return $self->wait_ready;
-}
-
-# The path of a unix socket has less than 108 bytes, and the ordinary user must be able to reach the directory.
-sub _make_dir {
-    my $parent = File::Spec->tmpdir;
-    $parent = '/tmp' if $> == 0 || length $parent > 60;
-    my $dir = File::Temp::tempdir('virttest-XXXXXX', DIR => $parent);
-    chown NOBODY, NOBODY, $dir if $> == 0;
-    return $dir;
 }
 
 sub _write_conf {
@@ -113,14 +103,8 @@ sub _exec {
     POSIX::setsid();
     delete $SIG{PIPE};
     open STDERR, '>>', "$dir/log" or POSIX::_exit(1);
-    if ($> == 0) {
-        $) = NOBODY . ' ' . NOBODY;
-        $( = NOBODY;
-        POSIX::setuid(NOBODY);
-        die "Cannot become an ordinary user: $!\n" if grep { $_ != NOBODY } $<, $>, split ' ', "$( $)";
-    }
-    delete $ENV{DBUS_SESSION_BUS_ADDRESS};
-    $ENV{$_} = $dir for qw(HOME XDG_RUNTIME_DIR XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME);
+    become_ordinary();
+    live_in($dir);
     chdir $dir;
     exec {$libvirtd} $libvirtd, '-f', "$dir/conf" or die "Cannot run $libvirtd: $!\n";
 }

@@ -15,14 +15,12 @@ use Config;
 use DynaLoader ();
 use File::Path qw(remove_tree);
 use File::Spec;
-use File::Temp ();
 use POSIX ();
 use Test::Sys::Virt::EventImpl::Companion;
+use Test::Sys::Virt::EventImpl::Private;
 use Time::HiRes qw(sleep time);
 
-
 use constant {
-    NOBODY                 => 65534,
     END_LIMIT              => 5,
     PR_SET_PDEATHSIG       => 1,
     PR_SET_CHILD_SUBREAPER => 36,
@@ -71,28 +69,14 @@ sub start {
     my ($class) = @_;
     my $why_not = $class->why_not;
     croak "Cannot start emulator: $why_not" if $why_not;
-    my $dir = _make_dir();
+    my $dir = private_dir('virtemu-XXXXXX');
+    mkdir "$dir/cache" or croak "Cannot make $dir/cache: $!";
+    give_away("$dir/cache");
     return bless {
         dir       => $dir,
         emulator  => _emulator(),
         companion => Test::Sys::Virt::EventImpl::Companion->start(sub { _companion($_[0], $dir) }),
     }, $class;
-}
-
-# The path of a unix socket has less than 108 bytes, and the ordinary user must be able to reach the directory.
-sub _make_dir {
-    my $parent = File::Spec->tmpdir;
-    $parent = '/tmp' if $> == 0 || length $parent > 30;
-    my $dir = File::Temp::tempdir('virtemu-XXXXXX', DIR => $parent);
-    mkdir "$dir/cache" or croak "Cannot make $dir/cache: $!";
-    _give_away($dir, "$dir/cache");
-    return $dir;
-}
-
-sub _give_away {
-    my (@paths) = @_;
-    $> != 0 or chown(NOBODY, NOBODY, @paths) == @paths or croak "Cannot give $paths[0] to an ordinary user: $!";
-    return;
 }
 
 sub _companion {
@@ -149,11 +133,10 @@ sub enter {
     defined(my $pid = fork) or croak "Cannot fork: $!";
     $self->_stay_behind($pid, $root) if $pid;
 
-    _become_nobody() if $> == 0;
+    become_ordinary();
     _prctl(PR_SET_PDEATHSIG, POSIX::SIGKILL());
     POSIX::_exit(1) if getppid != $parent;
-    delete $ENV{DBUS_SESSION_BUS_ADDRESS};
-    $ENV{$_} = $root for qw(HOME XDG_RUNTIME_DIR XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME);
+    live_in($root);
     # libvirt may write to the monitor of an emulator that has just ended.
     $SIG{PIPE}    = 'IGNORE';
     $self->{root} = $root;
@@ -169,7 +152,7 @@ sub _make_root {
     open my $out, '>', "$root/etc/qemu.conf" or croak "Cannot write $root/etc/qemu.conf: $!";
     print $out $QEMU_CONF;
     close $out or croak "Cannot write $root/etc/qemu.conf: $!";
-    _give_away($root, "$root/etc", "$root/etc/qemu.conf");
+    give_away($root, "$root/etc", "$root/etc/qemu.conf");
     return;
 }
 
@@ -178,14 +161,6 @@ sub _prctl {
     my ($machine) = (POSIX::uname())[4];
     my $number = $PRCTL{"$machine-$Config{ptrsize}"} or return;
     syscall $number, @args, 0, 0, 0;
-    return;
-}
-
-sub _become_nobody {
-    $) = NOBODY . ' ' . NOBODY;
-    $( = NOBODY;
-    POSIX::setuid(NOBODY);
-    croak "Cannot become an ordinary user: $!" if grep { $_ != NOBODY } $<, $>, split ' ', "$( $)";
     return;
 }
 
