@@ -29,20 +29,23 @@ for my $why (sort keys %why) {
     SKIP: { skip $why, scalar @{ $why{$why} } }
 }
 
-my @failing = side_by_side(map {
-    my $mutant = $_;
-    sub {
-        my @failing = eval { VirtTest::Mutants::failing($mutant, slow => SLOW, chosen($mutant)) };
-        return [@failing, $@ || ()];
-    };
-} @judged);
+my @failing = side_by_side(map { my $mutant = $_; sub { [eval { judged($mutant) }, $@ || ()] } } @judged);
 for my $n (0 .. $#judged) {
-    my ($mutant, @failed) = ($judged[$n], @{ $failing[$n] });
-    my %may_fail = map { $_ => 1 } @{ $mutant->{also} || [] };
-    is join("\n", grep { !$may_fail{$_} } @failed), $mutant->{case}, "$mutant->{case}: $mutant->{what}";
+    is join("\n", @{ $failing[$n] }), $judged[$n]{case}, "$judged[$n]{case}: $judged[$n]{what}";
 }
 
 done_testing;
+
+# What fails, but for what may. One of all the other cases may have been too slow on a machine that is busy with several
+# mutants at once: it is asked again.
+sub judged {
+    my ($mutant) = @_;
+    my @failing = VirtTest::Mutants::failing($mutant, slow => SLOW, chosen($mutant));
+    my %may_fail = map { $_ => 1 } $mutant->{case}, @{ $mutant->{also} || [] };
+    my @unrelated = grep { !$may_fail{$_} } @failing;
+    @unrelated = VirtTest::Mutants::failing($mutant, cases => \@unrelated) if @unrelated;
+    return ((grep { $_ eq $mutant->{case} } @failing), @unrelated);
+}
 
 sub chosen {
     my ($mutant) = @_;
