@@ -17,7 +17,10 @@ my %named   = map { $_ => 1 } @ARGV;
 @mutants = grep { $named{ $_->{case} } } @mutants if %named;
 
 my %caught = map { $_->{case} => 1 } @mutants;
-is_deeply [grep { !$caught{$_} } map { $_->{name} } eventimpl_cases()], [], 'each case has a mutant' if !%named;
+my @names  = map { $_->{name} } eventimpl_cases();
+my %is     = map { $_ => 1 } @names;
+is_deeply [grep { !$caught{$_} } @names], [], 'each case has a mutant' if !%named;
+is_deeply [grep { !$is{$_} } map { @{ $_->{also} || [] } } @mutants], [], 'what may fail with a mutant is a case';
 
 my (@judged, %why);
 for my $mutant (@mutants) {

@@ -312,4 +312,9 @@ return (
         what  => 'the events are missing',
         edits => [['src/callback.c', '(int[]){ id, fd, events }, 3);', '(int[]){ id, fd, events }, 2);']],
     },
+    {
+        case  => 'interrupted',
+        what  => 'a wait that a signal ends is an error',
+        edits => [[$POLL, ' if $count < 0 && !$!{EINTR};', ' if $count < 0;']],
+    },
 );

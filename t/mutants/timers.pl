@@ -248,7 +248,7 @@ return (
         case  => 'timer_enabled_in_pass',
         what  => 'timers that were enabled in the pass fire in it',
         edits => [
-            [$POLL, '    $timer->{ms} = $ms;', '    $timer->{is_new} = !$ms && exists $timer->{ms} && !$timer->{served};
+            [$POLL, '    $timer->{ms} = $ms;', '    $timer->{is_new} = !$ms && ($timer->{ms} // 0) < 0;
     $timer->{ms} = $ms;'],
             [$POLL, $END_OF_PASS, '    for (1 .. 10) {
         my @new = grep { $_->{is_new} } values %{ $self->{timers} };

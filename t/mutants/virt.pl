@@ -9,7 +9,7 @@ return (
         case  => 'all_in_one_run',
         what  => 'a timer that was disabled is due a bit later than it should be',
         edits => [[$POLL, '    $timer->{ms} = $ms;', <<'PERL']],
-    $ms = 60 if $ms == 0 && ($timer->{ms} // 0) < 0;
+    $ms = 150 if $ms == 0 && ($timer->{ms} // 0) < 0;
     $timer->{ms} = $ms;
 PERL
     },

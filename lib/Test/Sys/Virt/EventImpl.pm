@@ -390,7 +390,6 @@ does not do what this distribution leaves to the loop:
   handle:    fd_reused_in_pass
   errhup:    hangup_unasked error_unasked hangup_alone readable_and_hangup closed_fd closed_fd_once
              closed_fd_spares_others
-  timer:     set_in_each_pass
   order:     enabled_in_pass
   reentry:   nested_sleeps nothing_stale
   remote:    daemon_goes
@@ -401,7 +400,6 @@ does not do what this distribution leaves to the loop:
   errhup:    hangup_unasked error_unasked hangup_alone readable_and_hangup closed_fd closed_fd_once
              closed_fd_spares_others
   multi:     removes_its_like
-  timer:     set_in_each_pass
   order:     removed_in_pass timer_removed_in_pass enabled_in_pass
   free:      after_remove after_callback not_in_callbacks null_ff null_opaque
   exception: last_in_callback add_dies no_key refused_to_perl any_key update_dies remove_dies

@@ -8,6 +8,7 @@ use warnings;
 
 our $VERSION = '0.001';
 
+use POSIX ();
 use Scalar::Util qw(refaddr);
 use Test::More;
 use Test::Sys::Virt::EventImpl::Case;
@@ -583,6 +584,31 @@ sub add_c {
         : $t->add_timeout(0, in_callback => \@ops);
 }
 
+case 161 => 'interrupted', exception => {
+    rule   => 'a signal that comes while the loop sleeps is handled, and the loop goes on',
+    source => 'poll(2), EINTR; src/util/vireventpoll.c of libvirt before 6.1, which polls again',
+    harm   => 'The end of a child process, or a window that changes its size, is a signal. A loop that takes the end of'
+        . ' its wait for a failure ends the program, or a pass that it should have gone on with.',
+    advice => 'take EINTR for the end of a wait, not for an error',
+}, sub {
+    my ($t) = @_;
+    my ($reader, $writer) = pipe_pair();
+    my $id = $t->add_handle($reader, READABLE, read => 1);
+    my ($test, $signals) = ($$, 0);
+    local $SIG{USR1} = sub { $signals++ };
+    defined(my $pid = fork) or die "Cannot fork: $!";
+    if (!$pid) {
+        pause(0.02), kill USR1 => $test for 1, 2;
+        pause(0.02);
+        put_byte($writer);
+        POSIX::_exit(0);
+    }
+    is exception_of { $t->until(sub { $t->count(handle => $id) }, 0.2) }, undef, 'no exception';
+    waitpid $pid, 0;
+    cmp_ok $signals, '>', 0, 'the handler has run';
+    is $t->count(handle => $id), 1, 'the loop works on';
+};
+
 case 96 => 'no_early_free', reentry => {
     rule   => 'a loop run inside a callback of Perl does not release the code of that callback',
     source => 'L<Sys::Virt::Event/METHODS A LOOP CALLS>',
@@ -701,6 +727,8 @@ case 100 => 'nested_sleeps', reentry => {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $seconds = patience(0.03);
+    # A loop that has nothing to wait for may return at once.
+    $t->add_timeout(60_000);
     for my $kind (qw(handle timer)) {
         my ($used, $is_inside);
         my $id = add_perl($t, $kind, $reader, sub {

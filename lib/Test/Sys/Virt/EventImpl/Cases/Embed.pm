@@ -90,9 +90,9 @@ case 159 => 'vm_crash', embed => {
     $t->until(sub { @events >= 2 });
     is_deeply [splice @events], ['resumed', 'started'], 'started';
     # Nothing else wakes the loop before that.
-    my $clock = $t->timer(900, sub { push @events, 'clock' });
+    my $clock = $t->timer(1500, sub { push @events, 'clock' });
     $t->fixture->crash('small');
-    $t->until(sub { @events }, 1);
+    $t->until(sub { @events }, 1.6);
     is $events[0], 'failed', 'the crash came first';
     Sys::Virt::Event::remove_timeout($clock);
     undef $domain;

@@ -56,7 +56,7 @@ case 142 => 'loop_survives_child', fork => {
     harm   => 'A child has the same pipes and sockets as its parent. A loop that reads, shuts down or removes '
         . 'something when it is destroyed does so at the end of each child: the parent loses events, or its '
         . 'connections.',
-    advice => 'do nothing with fds when the loop is destroyed: no read, no shutdown',
+    advice => 'do nothing with fds when the loop is destroyed: no read, no shutdown, no EPOLL_CTL_DEL',
 }, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
@@ -139,9 +139,8 @@ case 144 => 'wakes_kept_apart', fork => {
     my ($parent_reads, $child_writes) = pipe_pair();
     defined(my $pid = fork) or die "Cannot fork: $!";
     if (!$pid) {
-        # It is killed with the case: it sees its pipe end.
         close $_ for $parent_writes, $parent_reads;
-        alarm 10;
+        alarm POSIX::ceil(patience(10));
         pass_by($t, $child_writes, $child_reads);
         put_byte($child_writes) if woken_in_spite_of_other($t, $child_writes, $child_reads);
         POSIX::_exit(0);

@@ -59,7 +59,7 @@ case 68 => 'freed_once', free => {
 
 case 69 => 'after_remove', free => {
     rule   => 'the free function does not run inside remove',
-    source => 'libvirt/libvirt-event.h, virFreeCallback: calling it from remove will likely deadlock',
+    source => 'libvirt/libvirt-event.h, virEventAddHandleFunc: a direct call from remove is likely to deadlock',
     harm   => 'libvirt removes the watch of a socket with the lock of that socket held, and the free function takes'
         . ' the same lock: closing a remote connection hangs for ever. Local ones, such as test:///default, do not'
         . ' show it.',
@@ -101,7 +101,8 @@ case 71 => 'free_not_starved', free => {
     rule   => 'free functions run while a timer of 0 ms and a handle are busy',
     source => 'src/util/vireventglib.c, where the free functions of handles have G_PRIORITY_HIGH',
     harm   => 'A stream can keep a timer of 0 ms busy for minutes. What is closed in that time keeps its sockets and'
-        . ' memory until it ends; a program that is never idle leaks for ever.',
+        . ' memory until it ends; a program that is never idle leaks for ever.'
+        . ' libvirt\'s own loop has this fault.',
     advice => 'Nothing to do in the loop; on the module of Sys::Virt free in each pass, not when the loop is idle',
 }, sub {
     my ($t) = @_;
@@ -137,7 +138,7 @@ case 72 => 'after_callback', free => {
 
 case 73 => 'not_in_callbacks', free => {
     rule   => 'the free function of a watch removed in a callback of another does not run inside that',
-    source => 'libvirt-glib, commit dd17c3c; libvirt/libvirt-event.h, virFreeCallback',
+    source => 'libvirt/libvirt-event.h, virEventAddHandleFunc: the free function needs a clean stack',
     harm   => 'Callbacks of libvirt remove the watches of the same connection with its locks held. A free function'
         . ' that needs one of these locks never returns.',
     advice => "Nothing to do in the loop; on Sys::Virt's module put off _free_callback_opaque to the next pass",

@@ -379,7 +379,7 @@ case 14 => 'fd_reused_in_pass', handle => {
 
 case 15 => 'fd_stays_open', handle => {
     rule   => 'removing a watch leaves its fd open',
-    source => 'L<Sys::Virt::Event/Handles>',
+    source => 'src/rpc/virnetsocket.c of libvirt, virNetSocketDispose, which closes it',
     harm   => "The fd is libvirt's, which closes it itself. If the loop does so first, by a Perl handle made of the "
         . "number, the number may belong to another file when libvirt closes it: one that has nothing to do with it.",
     advice => "never wrap the number by '+<&=' or new_from_fd; take a duplicate ('+<&') where a handle is needed",
@@ -630,7 +630,8 @@ case 25 => 'no_room_to_write', mask => {
 
 case 26 => 'both_in_one_call', mask => {
     rule   => 'READABLE and WRITABLE that are ready together are told in one call',
-    source => "L<Sys::Virt::Event/Handles>; libvirt's own loop, src/util/vireventglib.c",
+    source => "L<Sys::Virt::Event/Handles>; libvirt's own loop, src/util/vireventglib.c; the header can be read "
+        . 'otherwise',
     harm   => "In the first of two calls libvirt may change the mask, or remove the watch and give the connection "
         . "up. The second one then comes for bits that nobody waits for any more, on what may be closed.",
     advice => 'gather the bits of a watch, from all watchers of the host loop, and make one call of them',
@@ -739,6 +740,15 @@ case 31 => 'readable_and_hangup', errhup => {
     $t->passes(2);
     is_deeply [masks_told($t, $socket)], [READABLE | HANGUP], 'a socket';
     is_deeply [masks_told($t, $pipe)], [READABLE | HANGUP], 'a pipe';
+
+    my ($off, $other) = socket_pair();
+    my $id = $t->add_handle($off, 0);
+    put_byte($other);
+    close $other;
+    $t->passes(3);
+    $t->update_handle($id, READABLE);
+    $t->until(sub { $t->count(handle => $id) });
+    is_deeply [(masks_told($t, $id))[0]], [READABLE | HANGUP], 'a socket whose mask was 0 meanwhile';
 };
 
 case 32 => 'closed_fd', errhup => {
@@ -746,7 +756,8 @@ case 32 => 'closed_fd', errhup => {
     source => 'L<Sys::Virt::Event/Handles>; src/util/virfdstream.c of libvirt',
     harm   => "A program that finishes a stream without removing its callback leaves a watch on an fd that libvirt "
         . "has closed. ERROR is the only sign of that mistake: without it the callback is never called again, and "
-        . "the watch stays.",
+        . "the watch stays."
+        . " libvirt's own loop has this fault.",
     advice => 'take POLLNVAL for ERROR; where the host loop cannot say so ask poll(2) about its fds',
 }, sub {
     my ($t) = @_;
@@ -828,7 +839,8 @@ case 36 => 'same_bits', multi => {
     rule   => 'two watches of one fd with the same mask both run',
     source => "libvirt's own loop, src/util/vireventglib.c",
     harm   => "libvirt and the program, or two parts of a program, watch the same fd. If the second watch takes the "
-        . "place of the first, what the first one waits for is never told.",
+        . "place of the first, what the first one waits for is never told."
+        . " The header promises no more than masks that do not overlap; libvirt's own loop takes any.",
     advice => 'keep a record for each watch; where the host loop takes an fd once, let them share its watcher',
 }, sub {
     my ($t) = @_;
@@ -843,7 +855,8 @@ case 37 => 'two_readers_one_writer', multi => {
     rule   => 'of two readers and one writer of an fd all run, and the others when one of them is switched off',
     source => 'L<Sys::Virt::Event/Handles>',
     harm   => "Many loops have room for one reader and one writer of an fd. What does not fit is lost without a word, "
-        . "or the watches that are left go when one is switched off.",
+        . "or the watches that are left go when one is switched off."
+        . " The header promises no more than masks that do not overlap; libvirt's own loop takes any.",
     advice => 'poll an fd for the union of the masks of its watches, made anew whenever one of them changes',
 }, sub {
     my ($t) = @_;
@@ -889,7 +902,7 @@ case 38 => 'other_works_on', multi => {
 
 case 39 => 'removes_its_like', multi => {
     rule   => 'of two watches of an fd that are both ready, the one that the other removes does not run',
-    source => 'tests/eventtest.c of libvirt; L<Sys::Virt::Event/Passes>',
+    source => 'libvirtaio.py of libvirt-python, which breaks it; L<Sys::Virt::Event/Passes>',
     harm   => "The callback that reads the end of a connection removes all its watches. One that runs all the same "
         . "works with what the first has just released; libvirt's own binding for Python's asyncio has this fault.",
     advice => 'before each call ask whether the watch is still registered, also among the watches of one fd',

@@ -221,8 +221,7 @@ case 117 => 'order_per_id', threads => {
 
 case 118 => 'many', threads => {
     rule   => 'of many calls that several threads make at once none is lost, and each watch is freed once',
-    source => 'libvirt-glib, commit 924178f, "we cannot assume that all libvirt event calls ... will be done from '
-        . 'the mainloop thread"',
+    source => 'libvirt-glib, commit 924178f, which locks its tables since libvirt calls from any thread',
     harm   => 'Two threads that are given the same id update and remove the watch of each other: a connection goes '
         . 'deaf, another is never closed. What is freed twice crashes.',
     advice => "nothing to do in the loop: Sys::Virt::Event locks its tables; Sys::Virt's own module crashes",
@@ -257,8 +256,7 @@ case 118 => 'many', threads => {
 
 case 119 => 'never_seen', threads => {
     rule   => 'what another thread adds and removes before the loop looks does not run, and is freed by the loop',
-    source => 'F<libvirt/libvirt-event.h>, virEventAddHandleFunc: "This callback needs to be invoked from a clean '
-        . 'stack"',
+    source => 'F<libvirt/libvirt-event.h>, virEventAddHandleFunc: the free function needs a clean stack',
     harm   => 'The thread that removes a watch holds locks of the connection, and freeing the watch takes the same '
         . 'ones. Where that is done in the thread, at once, the connection hangs.',
     advice => "nothing to do in the loop: Sys::Virt::Event runs free functions; Sys::Virt's own module crashes",
@@ -300,7 +298,7 @@ case 120 => 'never_told', threads => {
 case 121 => 'refused_late', threads => {
     rule   => 'what another thread adds and the loop refuses later is a warning, and dead until it is removed',
     source => 'L<Sys::Virt::Event/THREADS>',
-    harm   => 'The thread has its id already and relies on it. Where the id were forgotten, its removal would fail '
+    harm   => 'The thread has its id already and relies on it. If the id were forgotten, its removal would fail '
         . 'and the watch would never be freed: the connection stays in memory with its socket open.',
     advice => 'nothing to do in the loop: an add method may refuse at any time, Sys::Virt::Event deals with it',
 }, sub {

@@ -48,6 +48,8 @@ case 145 => 'all_in_one_run', virt => {
         $call->();
         is_deeply \@seen, [], "$what: nothing during the call";
         $t->run(0.05);
+        # It may have returned early, as something else happened.
+        $t->run(0.05) if !@seen;
         is_deeply [sort @seen], [sort @expected], '... all by one run';
     };
     my ($domain, $network, $pool);
@@ -67,8 +69,8 @@ case 146 => 'event_of_handler', virt => {
     rule   => 'an event that a handler causes is delivered as well',
     source => 'src/conf/object_event.c, virObjectEventStateFlush, which disables its timer and then calls the '
         . 'handlers',
-    harm   => 'libvirt disables the timer of events and arms it again in one callback of that very timer. A loop '
-        . 'that gets this wrong delivers no event any more, until the next one is queued.',
+    harm   => 'libvirt arms the timer of events for the first event of an empty queue only, here in the callback of '
+        . 'that very timer. A loop that loses this delivers no event any more: the queue is never empty again.',
     advice => 'set the timer for its next time before its callback is called, and nothing afterwards',
 }, sub {
     my ($t) = @_;
@@ -111,7 +113,7 @@ case 147 => 'stream', virt => {
     });
     $t->until(sub { $is_over });
     is $got, $size, 'all of it';
-    cmp_ok $calls, '>', 8, '... in pieces';
+    cmp_ok $calls, '>', 1, '... in pieces';
     my $count = $calls;
     $t->passes(3);
     is $calls, $count, 'and the callback is not called any more';
