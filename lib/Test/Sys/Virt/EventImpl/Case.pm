@@ -31,11 +31,14 @@ use Test::Sys::Virt::EventImpl::Util;
 use Time::HiRes ();
 
 our @EXPORT = qw(
-    suite case READABLE WRITABLE ERROR HANGUP
+    suite case READABLE WRITABLE ERROR HANGUP METHODS
     cpu_seconds put_byte get_byte ready_pipe callable run_default
 );
 
 use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
+
+# What a loop provides.
+use constant METHODS => map { ("${_}_handle", "${_}_timeout") } qw(add update remove);
 
 # What a case may need, and why it is not there.
 my %MISSING = (
@@ -284,7 +287,7 @@ sub record_calls {
             return $result;
         };
     };
-    $self->override(map { $_ => $record->($_) } map { ("${_}_handle", "${_}_timeout") } qw(add update remove));
+    $self->override(map { $_ => $record->($_) } METHODS);
     return \@calls;
 }
 

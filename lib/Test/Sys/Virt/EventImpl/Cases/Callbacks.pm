@@ -395,7 +395,7 @@ case 91 => 'libvirt_goes_on', exception => {
 }, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
-    my @names     = map { ("${_}_handle", "${_}_timeout") } qw(add update remove);
+    my @names     = METHODS;
     my $is_broken = break_at_end($t, @names);
     my $handle    = $t->add_handle($reader, 0);
     my $timer     = $t->add_timeout(-1);
@@ -486,7 +486,7 @@ sub spoiled_methods {
         $spoil->();
         return $result;
     };
-    $t->override(map { $_ => $spoiling } map { ("${_}_handle", "${_}_timeout") } qw(add update remove));
+    $t->override(map { $_ => $spoiling } METHODS);
     my $call = sub {
         my ($method, @args) = @_;
         my $result = with_variables($t, \my %now, sub { $t->$method(@args) });

@@ -33,13 +33,11 @@ sub works {
     return;
 }
 
-my @METHODS = map { ("${_}_handle", "${_}_timeout") } qw(add update remove);
-
 # Two classes: one is no loop, although it has the methods, the other is one that lacks a method.
 {
     no strict 'refs';
-    *{"Test::Sys::Virt::EventImpl::Stranger::$_"} = sub { 1 } for @METHODS;
-    *{"Test::Sys::Virt::EventImpl::Incomplete::$_"} = sub { 1 } for grep { $_ ne 'update_timeout' } @METHODS;
+    *{"Test::Sys::Virt::EventImpl::Stranger::$_"} = sub { 1 } for METHODS;
+    *{"Test::Sys::Virt::EventImpl::Incomplete::$_"} = sub { 1 } for grep { $_ ne 'update_timeout' } METHODS;
     @Test::Sys::Virt::EventImpl::Incomplete::ISA = ('Sys::Virt::Event');
 }
 

@@ -22,8 +22,6 @@ suite remote => 'Sys::Virt and a private libvirtd', needs => [qw(sys_virt daemon
 # What is broken here hangs, mostly. Most of the time of a case goes into starting the daemon.
 use constant LIMIT => 15;
 
-my @METHODS = map { ("${_}_handle", "${_}_timeout") } qw(add update remove);
-
 sub daemon_of {
     my ($t) = @_;
     $t->connect;
@@ -85,7 +83,7 @@ case 150 => 'methods_die', remote => {
         my @result = $impl->$original(@args);
         die "broken $name\n" if $broken;
         return $result[0];
-    } } @METHODS);
+    } } METHODS);
     $broken = 1;
     ok length $c->num_of_domains, 'a call succeeds';
     my @warnings = $t->warnings;
@@ -149,7 +147,7 @@ case 152 => 'error_survives', remote => {
         eval { die "spoiled\n" };
         $! = 5;
         return $result;
-    } } @METHODS);
+    } } METHODS);
     my %call = (
         'a call' => [sub { $c->get_domain_by_name('nobody') }, qr/Domain not found/, 'update_handle'],
         # The socket is given up after the daemon has refused, so after the error.
