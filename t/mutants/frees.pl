@@ -25,6 +25,7 @@ $DIRECTLY"];
 return (
     {
         case  => 'freed_once',
+        also  => ['periodic'],
         what  => 'a timer that has fired a few times is freed twice',
         edits => [[$BRIDGE, '        sve_watch_unref(watch);
         ff(opaque);', '        bool twice = watch->kind == SVE_TIMER && watch->value > 0 && watch->dispatched >= 3;

@@ -198,6 +198,7 @@ return (
     },
     {
         case  => 'silent',
+        also  => ['readable_and_hangup'],
         what  => 'a hang-up is told, once, where the mask is 0',
         edits => [
             [$POLL, $POLLED, 'grep { !$_->{closed} && !$_->{busy} } values %{ $self->{handles} };'],

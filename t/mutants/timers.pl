@@ -141,7 +141,7 @@ return (
     },
     {
         case  => 'zero_starves_no_handle',
-        also  => ['last_of_many'],
+        also  => ['last_of_many', 'timer_enabled_in_pass'],
         what  => 'while a timer of 0 ms is busy the handles are left out',
         edits => [[$POLL, '    my @errors;', '    @ready = () if grep { $_->{ms} == 0 && ++$_->{count} > 30 } @expired;
     my @errors;']],
@@ -169,7 +169,7 @@ return (
     },
     {
         case  => 'removed_in_pass',
-        also  => ['removes_its_like'],
+        also  => ['calls_while_blocked', 'removes_its_like'],
         what  => 'a handle that was ready runs though it was removed',
         edits => [[$POLL, '    $handle->{removed} = 1;', ''], @RUNS_REMOVED],
     },

@@ -7,6 +7,7 @@ my $POLL = 'lib/Sys/Virt/Event/Poll.pm';
 return (
     {
         case  => 'all_in_one_run',
+        also  => ['calls_while_asleep', 'child_is_woken', 'wakes_kept_apart'],
         what  => 'a timer that was disabled is due a bit later than it should be',
         edits => [[$POLL, '    $timer->{ms} = $ms;', <<'PERL']],
     $ms = 150 if $ms == 0 && ($timer->{ms} // 0) < 0;
