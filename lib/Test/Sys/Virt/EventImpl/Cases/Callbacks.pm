@@ -71,6 +71,15 @@ sub replace {
     return \$instead;
 }
 
+# Exactly one warning, which names class, method and reason.
+sub one_warning {
+    my ($t, $method, $reason) = @_;
+    my @warnings = $t->warnings;
+    is scalar @warnings, 1, '... one warning';
+    like $warnings[0] // '', qr/\Q${\ref $t->impl}::$method\E\b.*$reason/s, '... names class, method and reason';
+    return;
+}
+
 # Makes methods die when they have done their work, where $$is_broken is true. Calls that they make of each other do not
 # count.
 sub break_at_end {
@@ -248,9 +257,9 @@ case 85 => 'add_dies', exception => {
     my $instead = replace($t, qw(add_handle add_timeout));
     $$instead = sub { die "no room\n" };
     is $t->add_handle($reader, READABLE), -1, 'a handle';
-    is scalar(my @warnings = $t->warnings), 1, '... one warning';
+    one_warning($t, 'add_handle', qr/no room/);
     is $t->add_timeout(0), -1, 'a timer';
-    is scalar(@warnings = $t->warnings), 1, '... one warning';
+    one_warning($t, 'add_timeout', qr/no room/);
     undef $$instead;
     my $id = $t->add_timeout(0);
     $t->until(sub { $t->count(timer => $id) });
@@ -268,13 +277,18 @@ case 86 => 'no_key', exception => {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $instead = replace($t, qw(add_handle add_timeout));
-    my @answers = (['nothing' => sub { return }], [undef => sub { return undef }], [-5 => sub { return -5 }]);
+    my @answers = (
+        [nothing => qr/undef/, sub { return }],
+        [undef   => qr/undef/, sub { return undef }],
+        [-5      => qr/-5/,    sub { return -5 }],
+    );
     for (@answers) {
-        my $what;
-        ($what, $$instead) = @$_;
+        my ($what, $reason);
+        ($what, $reason, $$instead) = @$_;
         is $t->add_handle($reader, READABLE), -1, "$what: a handle";
+        one_warning($t, 'add_handle', $reason);
         is $t->add_timeout(0), -1, "$what: a timer";
-        is scalar(my @warnings = $t->warnings), 2, '... two warnings';
+        one_warning($t, 'add_timeout', $reason);
     }
 }, needs => ['object'];
 
@@ -287,11 +301,11 @@ case 87 => 'refused_to_perl', exception => {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
     my $instead = replace($t, qw(add_handle add_timeout));
-    my %answers = (dies => sub { die "no room\n" }, undef => sub { return undef });
+    my %answers = (dies => [qr/no room/, sub { die "no room\n" }], undef => [qr/undef/, sub { return undef }]);
     for my $what (sort keys %answers) {
-        $$instead = $answers{$what};
-        ok defined exception_of { $t->watch($reader, READABLE, sub { }) }, "$what: a handle";
-        ok defined exception_of { $t->timer(0, sub { }) }, "$what: a timer";
+        (my $reason, $$instead) = @{ $answers{$what} };
+        like exception_of { $t->watch($reader, READABLE, sub { }) }, $reason, "$what: a handle";
+        like exception_of { $t->timer(0, sub { }) }, $reason, "$what: a timer";
     }
 }, needs => ['object'];
 
@@ -354,9 +368,9 @@ case 89 => 'update_dies', exception => {
     my $timer     = $t->add_timeout(-1);
     $$is_broken = 1;
     is exception_of { $t->update_handle($handle, READABLE) }, undef, 'a handle: no exception';
-    is scalar(my @warnings = $t->warnings), 1, '... one warning';
+    one_warning($t, 'update_handle', qr/broken update_handle/);
     is exception_of { $t->update_timeout($timer, 0) }, undef, 'a timer: no exception';
-    is scalar(@warnings = $t->warnings), 1, '... one warning';
+    one_warning($t, 'update_timeout', qr/broken update_timeout/);
     undef $$is_broken;
     $t->until(sub { $t->count(handle => $handle) && $t->count(timer => $timer) });
     cmp_ok $t->count(handle => $handle), '>', 0, 'the handle works on';
@@ -378,9 +392,9 @@ case 90 => 'remove_dies', exception => {
     my $timer     = $t->add_timeout(0);
     $$is_broken = 1;
     is $t->remove_handle($handle), 0, 'a handle: the removal holds';
-    is scalar(my @warnings = $t->warnings), 1, '... one warning';
+    one_warning($t, 'remove_handle', qr/broken remove_handle/);
     is $t->remove_timeout($timer), 0, 'a timer: the removal holds';
-    is scalar(@warnings = $t->warnings), 1, '... one warning';
+    one_warning($t, 'remove_timeout', qr/broken remove_timeout/);
     undef $$is_broken;
     $t->until(sub { $t->count('ff') >= 2 });
     is_deeply [sort $t->story], [sort "ff $handle", "ff $timer"], 'both are freed, and do not run';
