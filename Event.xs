@@ -174,6 +174,16 @@ drain(seconds = -1)
     RETVAL
 
 void
+adopt()
+  CODE:
+    sve_adopt(aTHX_ cv);
+
+void
+forget()
+  CODE:
+    sve_forget(aTHX_ cv);
+
+void
 _run_handle_callback(self, watch, fd, events, cb, opaque)
     SV *self
     SV *watch

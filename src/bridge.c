@@ -16,6 +16,9 @@
  *    So the due list skips a watch whose callback is on the stack.
  * f. It registers once per process and silently ignores the second attempt. So
  *    the functions are fixed, and the loop behind them can be replaced.
+ * g. It knows nothing of fork. A child has the same sockets, and what one process
+ *    reads there is lost to the other; at the end of a child a connection that
+ *    goes would tell the server to close. So in a child they are silent, see claim.h.
  *
  * One lock guards the table, the mailbox and what watch.h says it does. It is never
  * held while anything foreign runs: no back-end (but for wake), no callback, no free function.
@@ -24,6 +27,7 @@
 #define _GNU_SOURCE
 #endif
 #include "bridge.h"
+#include "claim.h"
 #include "errors.h"
 #include "mailbox.h"
 
@@ -34,6 +38,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #if defined(__GLIBC__) && defined(__has_include)
@@ -49,11 +54,18 @@
 #include <link.h>
 #endif
 
+/* A watch of the bridge's own, that nobody asked for. */
+struct own_watch {
+    sve_watch *watch;
+    bool refused, tending;
+};
+
 static struct {
     pthread_mutex_t lock;
     sve_table table;
     sve_mailbox mailbox;
     int last_id;
+    sve_claim *claims, *claim;           /* all, and the one of what is added now */
 
     sve_loop *_Atomic loop;
     atomic_bool foreign_seen;
@@ -61,9 +73,9 @@ static struct {
     bool tracing;
 
     /* Owner. */
-    sve_watch *wake;
-    bool wake_refused, tending_wake;
+    struct own_watch wake, look;
     bool emptying;
+    bool shares, looking, told;          /* there are silent handles; their claims are looked at; it was said */
     sve_watch *due, **due_end;
     size_t due_count;
     unsigned long last_due;
@@ -74,6 +86,10 @@ static void lock(void) { pthread_mutex_lock(&core.lock); }
 static void unlock(void) { pthread_mutex_unlock(&core.lock); }
 
 void sve_bridge_trace(bool on) { core.tracing = on; }
+
+/* What the program itself has added is called back by these. */
+static virEventHandleCallback programs_handle;
+static virEventTimeoutCallback programs_timeout;
 
 static bool is_owner(sve_loop *loop) { return loop && loop->is_owner(loop); }
 
@@ -95,36 +111,31 @@ static void print_trace(const char *format, ...)
 
 static const char *noun(sve_kind kind) { return kind == SVE_HANDLE ? "handle" : "timeout"; }
 
-/* The wake watch. */
+/* The wake watch, and the timer that looks at the claims of silent handles. */
 
-static void on_wake(int id, int fd, int events, void *opaque);
-
-static void give_wake_watch(sve_loop *loop)
+static void give(sve_loop *loop, struct own_watch *own, sve_watch *watch)
 {
-    lock();
-    int fd = sve_mailbox_fd(&core.mailbox);
-    unlock();
-    sve_watch *wake = fd < 0 ? NULL
-                             : sve_watch_new(SVE_HANDLE, fd, VIR_EVENT_HANDLE_READABLE, NULL, NULL);
-    if (!wake)
+    if (!watch)
         return;
-    wake->cb.handle = on_wake;
-    core.wake = wake;
-    wake->attached = loop->attach(loop, wake, wake->value);
-    if (wake->attached)
+    own->watch = watch;
+    watch->attached = loop->attach(loop, watch, watch->value);
+    if (watch->attached)
         return;
-    core.wake = NULL;
-    core.wake_refused = true;
-    sve_watch_unref(wake);
+    own->watch = NULL;
+    own->refused = true;
+    sve_watch_unref(watch);
 }
 
-static void take_wake_watch(sve_loop *loop)
+static void take_away(sve_loop *loop, struct own_watch *own)
 {
-    sve_watch *wake = core.wake;
-    core.wake = NULL;
-    wake->attached = false;
-    loop->detach(loop, wake);
-    sve_watch_unref(wake);
+    sve_watch *watch = own->watch;
+    own->watch = NULL;
+    own->refused = false;
+    if (!watch)
+        return;
+    watch->attached = false;
+    loop->detach(loop, watch);
+    sve_watch_unref(watch);
 }
 
 static void on_wake(int id, int fd, int events, void *opaque)
@@ -135,9 +146,40 @@ static void on_wake(int id, int fd, int events, void *opaque)
     bool is_ours = sve_mailbox_silence(&core.mailbox);
     unlock();
     /* The program has closed the fd: the delivery gives the loop a new one. */
-    if (!is_ours && core.wake)
-        take_wake_watch(core.loop);
+    if (!is_ours)
+        take_away(core.loop, &core.wake);
     sve_bridge_deliver();
+}
+
+static void on_look(int id, void *opaque)
+{
+    (void)id, (void)opaque;
+    sve_bridge_deliver();
+    if (!core.shares || core.told)
+        return;
+    core.told = true;
+    core.loop->warn(core.loop, "Connections that were opened before this process was forked stay silent, as long as the "
+                               "other process lives: call Sys::Virt::Event::adopt() to take them over, or forget()");
+}
+
+static sve_watch *new_wake_watch(void)
+{
+    lock();
+    int fd = sve_mailbox_fd(&core.mailbox);
+    unlock();
+    sve_watch *watch = fd < 0 ? NULL
+                              : sve_watch_new(SVE_HANDLE, fd, VIR_EVENT_HANDLE_READABLE, NULL, NULL);
+    if (watch)
+        watch->cb.handle = on_wake;
+    return watch;
+}
+
+static sve_watch *new_look_timer(void)
+{
+    sve_watch *watch = sve_watch_new(SVE_TIMER, -1, 1000, NULL, NULL);
+    if (watch)
+        watch->cb.timer = on_look;
+    return watch;
 }
 
 /* The driver of a hypervisor that runs in this process is a module of libvirt's. Its threads come with the first
@@ -170,32 +212,165 @@ static bool has_threads(void) { return core.foreign_seen || core.driver_seen || 
 
 static bool wants_wake_watch(const sve_loop *loop)
 {
-    if (loop->wake || core.wake_refused)
+    if (loop->wake || core.wake.refused)
         return false;
     if (loop->wake_watch != SVE_WAKE_AUTO)
         return loop->wake_watch == SVE_WAKE_ALWAYS;
     return has_threads() && atomic_load(&core.table.count);
 }
 
-static void tend_wake_watch(sve_loop *loop)
+static void tend(sve_loop *loop, struct own_watch *own, bool wanted, sve_watch *(*new_watch)(void))
 {
-    if (core.tending_wake || wants_wake_watch(loop) == !!core.wake)
+    if (own->tending || wanted == !!own->watch)
         return;
-    core.tending_wake = true;
-    if (core.wake)
-        take_wake_watch(loop);
-    else
-        give_wake_watch(loop);
-    core.tending_wake = false;
+    own->tending = true;
+    if (own->watch)
+        take_away(loop, own);
+    else if (!own->refused)
+        give(loop, own, new_watch());
+    own->tending = false;
+}
+
+static void tend_own_watches(sve_loop *loop)
+{
+    tend(loop, &core.wake, wants_wake_watch(loop), new_wake_watch);
+    tend(loop, &core.look, core.shares, new_look_timer);
+}
+
+bool sve_bridge_is_wake(const sve_watch *watch)
+{
+    return watch->kind == SVE_HANDLE && watch->cb.handle == on_wake;
+}
+
+bool sve_bridge_is_own(const sve_watch *watch)
+{
+    return sve_bridge_is_wake(watch) || (watch->kind == SVE_TIMER && watch->cb.timer == on_look);
+}
+
+/* The table, and claims. Under the lock. */
+
+static bool is_programs(const sve_watch *watch)
+{
+    return watch->kind == SVE_HANDLE ? watch->cb.handle == programs_handle : watch->cb.timer == programs_timeout;
+}
+
+static size_t *counter(sve_claim *claim, sve_kind kind)
+{
+    return kind == SVE_HANDLE ? &claim->handles : &claim->timers;
+}
+
+static void enter_table(sve_watch *watch)
+{
+    sve_table_insert(&core.table, watch);
+    watch->claim = is_programs(watch) ? NULL : core.claim;
+    if (watch->claim)
+        ++*counter(watch->claim, watch->kind);
+}
+
+static void lose_claim(sve_watch *watch)
+{
+    if (watch->claim)
+        --*counter(watch->claim, watch->kind);
+    watch->claim = NULL;
+}
+
+static void leave_table(sve_watch *watch)
+{
+    sve_table_remove(&core.table, watch);
+    lose_claim(watch);
+}
+
+static bool is_silent(const sve_watch *watch)
+{
+    return watch->kind == SVE_HANDLE && watch->claim && !watch->claim->held;
+}
+
+/* What the process does with the socket of a silent handle from now on does not reach the server: it is
+ * replaced, under its number, by the end of a pipe that nobody writes to and nobody can write to. */
+static void cut(sve_watch *watch)
+{
+    struct stat is;
+    int fds[2];
+
+    lose_claim(watch);
+    if (fstat(watch->fd, &is) < 0 || !S_ISSOCK(is.st_mode) || pipe(fds) < 0)
+        return;
+    close(fds[1]);
+    sve_replace_fd(watch->fd, fds[0]);
+}
+
+static void begin_claim(void)
+{
+    core.claim = sve_claim_new();
+    if (!core.claim)
+        return;
+    core.claim->next = core.claims;
+    core.claims = core.claim;
+}
+
+static void end_claims(bool (*is_over)(const sve_claim *claim))
+{
+    for (sve_claim **link = &core.claims, *claim; (claim = *link);) {
+        if (!is_over(claim)) {
+            link = &claim->next;
+            continue;
+        }
+        *link = claim->next;
+        sve_claim_free(claim);
+    }
+}
+
+static bool any_is_over(const sve_claim *claim) { (void)claim; return true; }
+static bool empty_is_over(const sve_claim *claim) { return !claim->handles && !claim->timers; }
+
+/* Calls whose threads are gone, or whose loop is. */
+static void drop_calls(void)
+{
+    unsigned calls;
+    sve_watch *watch;
+
+    while ((watch = sve_mailbox_take(&core.mailbox, &calls))) {
+        watch->attached = false;
+        if (calls & SVE_REMOVE) {
+            sve_watch_unref(watch);
+        } else if (calls & SVE_ADD) {
+            leave_table(watch);
+            sve_watch_unref(watch);
+        }
+        sve_watch_unref(watch);
+    }
 }
 
 static void in_child(void)
 {
-    pthread_mutex_init(&core.lock, NULL);    /* another thread of the parent may have held it */
+    drop_calls();
     sve_mailbox_renew_fd(&core.mailbox);
+    core.shares = core.told = false;
+    for (sve_claim *claim = core.claims; claim; claim = claim->next) {
+        claim->held = false;
+        claim->inherited = true;
+        core.shares |= claim->handles != 0;
+    }
+    end_claims(empty_is_over);
+    core.claim = NULL;
+    if (is_owner(core.loop))
+        begin_claim();
+    /* The loop is to look at the handles before it watches them. */
+    if (core.shares)
+        sve_mailbox_ring(&core.mailbox);
+    unlock();
 }
 
-bool sve_bridge_is_wake(const sve_watch *watch) { return watch->cb.handle == on_wake; }
+static void see_forks(void) { pthread_atfork(lock, unlock, in_child); }
+
+void sve_bridge_boot(virEventHandleCallback on_handle, virEventTimeoutCallback on_timeout)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, see_forks);
+    programs_handle = on_handle;
+    programs_timeout = on_timeout;
+}
 
 /* What the owner does for libvirt, directly or out of the mailbox. */
 
@@ -221,6 +396,15 @@ static void retire(sve_loop *loop, sve_watch *watch)
         sve_watch_unref(watch);
 }
 
+/* What the loop is told of: nothing, for a silent handle. */
+static void change(sve_loop *loop, sve_watch *watch, int value)
+{
+    if (!watch->attached || is_silent(watch))
+        return;
+    watch->hushed = false;
+    loop->update(loop, watch, value);
+}
+
 static void carry_out(sve_loop *loop, sve_watch *watch, unsigned calls, int value)
 {
     if (calls & SVE_REMOVE) {
@@ -229,8 +413,8 @@ static void carry_out(sve_loop *loop, sve_watch *watch, unsigned calls, int valu
         watch->attaching = true;
         watch->attached = loop->attach(loop, watch, value);
         watch->attaching = false;
-    } else if (watch->attached) {
-        loop->update(loop, watch, value);
+    } else {
+        change(loop, watch, value);
     }
 }
 
@@ -276,8 +460,51 @@ static void wake_for_the_rest(void)
 
 static bool needs_delivery(sve_loop *loop)
 {
-    return !sve_mailbox_is_empty(&core.mailbox)
-        || (loop && wants_wake_watch(loop) != !!core.wake);
+    return !sve_mailbox_is_empty(&core.mailbox) || core.shares
+        || (loop && wants_wake_watch(loop) != !!core.wake.watch);
+}
+
+static bool is_in_table(const sve_watch *watch) { return sve_table_find(&core.table, watch->id) == watch; }
+
+static bool is_to_be_hushed(const sve_watch *watch)
+{
+    lock();
+    bool silent = is_in_table(watch) && is_silent(watch);
+    unlock();
+    return silent;
+}
+
+/* Silent handles are masked off in the loop, which would be busy with them for nothing; the others are not. */
+static void hush(sve_loop *loop)
+{
+    size_t count;
+    sve_watch **list = sve_bridge_list(&count);
+
+    for (size_t i = 0; list && i < count; i++) {
+        bool silent = is_to_be_hushed(list[i]);
+        if (!list[i]->attached || silent == list[i]->hushed)
+            continue;
+        list[i]->hushed = silent;
+        loop->update(loop, list[i], silent ? 0 : sve_bridge_value(list[i]));
+    }
+    if (list)
+        sve_bridge_list_free(list, count);
+}
+
+static void look_at_claims(sve_loop *loop)
+{
+    if (core.looking)
+        return;
+    core.looking = true;
+    lock();
+    core.shares = false;
+    for (sve_claim *claim = core.claims; claim; claim = claim->next) {
+        claim->held = claim->held || (claim->handles && sve_claim_take(claim));
+        core.shares |= claim->handles && !claim->held;
+    }
+    unlock();
+    hush(loop);
+    core.looking = false;
 }
 
 /* Every call of libvirt begins and ends with these two. */
@@ -286,6 +513,8 @@ static sve_loop *enter(void)
     sve_loop *loop = core.loop;
     if (!is_owner(loop))
         return NULL;
+    if (core.shares)
+        look_at_claims(loop);
     if (!sve_mailbox_is_empty(&core.mailbox))
         empty_mailbox(loop);
     return loop;
@@ -293,7 +522,7 @@ static sve_loop *enter(void)
 
 static void leave(sve_loop *loop)
 {
-    tend_wake_watch(loop);
+    tend_own_watches(loop);
     wake_for_the_rest();
     if (core.due)
         loop->later(loop);
@@ -336,7 +565,7 @@ static void give_back_id(const sve_watch *watch)
 static void insert(sve_watch *watch, unsigned call)
 {
     lock();
-    sve_table_insert(&core.table, watch);
+    enter_table(watch);
     if (call)
         post(watch, call);
     unlock();
@@ -392,6 +621,9 @@ static void update(sve_kind kind, int id, int value)
     sve_watch *watch = find(kind, id);
     if (watch) {
         watch->value = value;
+        /* Before it uses the socket itself, libvirt asks the loop to leave it alone. */
+        if (value == 0 && is_silent(watch))
+            cut(watch);
         direct = is_direct(loop, watch);
         if (direct)
             sve_watch_ref(watch);
@@ -400,8 +632,7 @@ static void update(sve_kind kind, int id, int value)
     }
     unlock();
     if (direct) {
-        if (watch->attached)
-            loop->update(loop, watch, value);
+        change(loop, watch, value);
         sve_watch_unref(watch);
     }
     if (loop)
@@ -417,7 +648,7 @@ static int remove_(sve_kind kind, int id)
     lock();
     sve_watch *watch = find(kind, id);
     if (watch) {
-        sve_table_remove(&core.table, watch);
+        leave_table(watch);
         direct = is_direct(loop, watch);
         if (direct)
             watch->pending = 0;
@@ -493,7 +724,7 @@ sve_verdict sve_bridge_begin(sve_watch *watch)
         if (gone)
             return SVE_GONE;
     }
-    if (!watch->attached)
+    if (!watch->attached || watch->hushed)
         return SVE_GONE;
     if (watch->running)
         return SVE_BUSY;
@@ -563,42 +794,43 @@ void sve_bridge_settle(unsigned long from)
 
 void sve_bridge_let_go(void)
 {
-    if (core.wake)
-        take_wake_watch(core.loop);
-    core.wake_refused = false;
+    take_away(core.loop, &core.wake);
+    take_away(core.loop, &core.look);
 }
 
 void sve_bridge_set_loop(sve_loop *loop)
 {
-    static bool sees_forks;
-
-    if (!sees_forks)
-        sees_forks = pthread_atfork(NULL, NULL, in_child) == 0;
     core.loop = loop;
-    if (loop)
-        tend_wake_watch(loop);
+    if (!loop)
+        return;
+    if (!core.claim)
+        begin_claim();
+    tend_own_watches(loop);
+}
+
+static void forget_own(struct own_watch *own)
+{
+    if (own->watch)
+        sve_watch_unref(own->watch);
+    *own = (struct own_watch){ NULL, false, false };
 }
 
 void sve_bridge_abandon(void)
 {
-    unsigned calls;
     size_t count;
     sve_watch *watch;
 
     lock();
     core.loop = NULL;
-    while ((watch = sve_mailbox_take(&core.mailbox, &calls))) {
-        watch->attached = false;
-        if (calls & SVE_REMOVE)
-            sve_watch_unref(watch);
-        sve_watch_unref(watch);
-    }
+    drop_calls();
     sve_watch **list = sve_table_list(&core.table, &count);
     for (size_t i = 0; list && i < count; i++) {
         list[i]->attached = false;
-        sve_table_remove(&core.table, list[i]);
+        leave_table(list[i]);
         sve_watch_unref(list[i]);
     }
+    end_claims(any_is_over);
+    core.claim = NULL;
     unlock();
     if (list)
         sve_bridge_list_free(list, count);
@@ -606,13 +838,54 @@ void sve_bridge_abandon(void)
         core.due = watch->next_due;
         sve_watch_unref(watch);
     }
-    if (core.wake)
-        sve_watch_unref(core.wake);
-    core.wake = NULL;
-    core.wake_refused = core.tending_wake = core.emptying = false;
+    forget_own(&core.wake);
+    forget_own(&core.look);
+    core.emptying = core.looking = core.shares = false;
     core.due_end = &core.due;
     core.due_count = 0;
     core.running = 0;
+}
+
+void sve_bridge_adopt(void)
+{
+    lock();
+    for (sve_claim *claim = core.claims; claim; claim = claim->next) {
+        if (!claim->held)
+            sve_claim_renew(claim);
+        claim->inherited = false;
+    }
+    unlock();
+    look_at_claims(core.loop);
+    sve_bridge_deliver();
+}
+
+/* Whether it was inherited, and has left the table. */
+static bool forget(sve_watch *watch)
+{
+    lock();
+    bool forgotten = watch->claim && watch->claim->inherited && is_in_table(watch);
+    if (forgotten) {
+        leave_table(watch);
+        watch->ff = NULL;
+        if (watch->kind == SVE_HANDLE)
+            cut(watch);
+    }
+    unlock();
+    return forgotten;
+}
+
+void sve_bridge_forget(void)
+{
+    size_t count;
+    sve_watch **list = sve_bridge_list(&count);
+
+    for (size_t i = 0; list && i < count; i++)
+        if (forget(list[i]))
+            retire(core.loop, list[i]);
+    if (list)
+        sve_bridge_list_free(list, count);
+    look_at_claims(core.loop);
+    sve_bridge_deliver();
 }
 
 bool sve_bridge_gave(int id)

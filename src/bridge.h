@@ -31,6 +31,14 @@ void sve_bridge_let_go(void);
  * is run any more. libvirt's calls are answered all the same. */
 void sve_bridge_abandon(void);
 
+/* Before anything else. The callbacks are those of what the program itself adds; all else is libvirt's. */
+void sve_bridge_boot(virEventHandleCallback on_handle, virEventTimeoutCallback on_timeout);
+
+/* In a child process: takes over what libvirt had registered before the fork; or drops it, without
+ * running its free functions, and so that nothing in this process can reach the servers. */
+void sve_bridge_adopt(void);
+void sve_bridge_forget(void);
+
 /* Carries out the calls of other threads and sees to the wake watch. */
 void sve_bridge_deliver(void);
 
@@ -59,6 +67,9 @@ sve_census sve_bridge_census(void);
 bool sve_bridge_gave(int id);
 bool sve_bridge_has(sve_kind kind, int id);
 bool sve_bridge_is_wake(const sve_watch *watch);
+
+/* Whether it is one that the bridge gives to the loop by itself. */
+bool sve_bridge_is_own(const sve_watch *watch);
 
 /* As sve_table_list, and its end; the value that libvirt last asked for. */
 sve_watch **sve_bridge_list(size_t *count);

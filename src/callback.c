@@ -248,6 +248,13 @@ void sve_warn(pTHX_ SV *error, const char *prefix)
     settle_later(aTHX);
 }
 
+void sve_warn_of(sve_loop *loop, const char *message)
+{
+    dTHXa(sve_owner());
+    PERL_UNUSED_ARG(loop);
+    sve_warn(aTHX_ NULL, message);
+}
+
 void sve_park(pTHX_ SV *error, const char *prefix)
 {
     dMY_CXT;
@@ -551,6 +558,7 @@ void sve_callback_boot(pTHX)
 {
     MY_CXT_INIT;
     Zero(&MY_CXT, 1, my_cxt_t);
+    sve_bridge_boot(on_handle, on_timeout);
 }
 
 void sve_callback_clone(pTHX)

@@ -64,6 +64,9 @@ void sve_refuse(pTHX_ SV *error, const char *prefix);
 /* A warning through Perl's warn, whatever $SIG{__WARN__} does. error may be NULL. */
 void sve_warn(pTHX_ SV *error, const char *prefix);
 
+/* The same, for sve_loop's warn. */
+void sve_warn_of(sve_loop *loop, const char *message);
+
 /* The XSUB behind sve_warn. */
 void sve_warn_now(pTHX_ SV *prefix, SV *error);
 

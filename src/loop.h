@@ -32,6 +32,9 @@ struct sve_loop {
 
     /* Free functions became due: call sve_bridge_settle soon, from a clean stack. */
     void (*later)(sve_loop *loop);
+
+    /* Tell the people who run the program. */
+    void (*warn)(sve_loop *loop, const char *message);
 };
 
 #pragma GCC visibility pop

@@ -102,7 +102,7 @@ bool sve_mailbox_silence(sve_mailbox *box)
     return false;
 }
 
-static void replace_fd(int fd, int by)
+void sve_replace_fd(int fd, int by)
 {
     dup2(by, fd);
     fcntl(fd, F_SETFD, FD_CLOEXEC);
@@ -115,6 +115,6 @@ void sve_mailbox_renew_fd(sve_mailbox *box)
 
     if (!is_ours(box, box->read_fd) || !is_ours(box, box->write_fd) || !make_pipe(box, fds))
         return;
-    replace_fd(box->read_fd, fds[0]);
-    replace_fd(box->write_fd, fds[1]);
+    sve_replace_fd(box->read_fd, fds[0]);
+    sve_replace_fd(box->write_fd, fds[1]);
 }

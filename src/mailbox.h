@@ -49,6 +49,9 @@ bool sve_mailbox_silence(sve_mailbox *box);
  * the parent's. */
 void sve_mailbox_renew_fd(sve_mailbox *box);
 
+/* The file of `by` takes the number fd, close-on-exec, and leaves its own. */
+void sve_replace_fd(int fd, int by);
+
 #pragma GCC visibility pop
 
 #endif

@@ -72,7 +72,7 @@ static bool attach(sve_loop *loop, sve_watch *watch, int value)
     if (!refused) {
         watch->slot = newSVsv(key);
         SvREADONLY_on((SV *)watch->slot);
-    } else if (watch->foreign || sve_bridge_is_wake(watch)) {
+    } else if (watch->foreign || sve_bridge_is_own(watch)) {
         sve_warn(aTHX_ error, refused);
     } else {
         sve_refuse(aTHX_ error, refused);
@@ -123,7 +123,7 @@ static void detach(sve_loop *loop, sve_watch *watch)
 /* Other threads read it at any moment, so but for the owner's wake_watch it never changes. */
 static sve_loop object_loop = {
     .is_owner = sve_is_owner, .attach = attach, .update = update, .detach = detach,
-    .later = sve_settle_later,
+    .later = sve_settle_later, .warn = sve_warn_of,
 };
 
 /* Code of the class's own: neither ours nor Sys::Virt's functions of the same names, which

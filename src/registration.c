@@ -50,8 +50,22 @@ static void owner_ends(pTHX_ void *unused)
     registered.perl = NULL;
 }
 
+/* The owner is another thread, which the child does not have. The bridge has seen the fork first. */
+static void in_child(void)
+{
+    if (!registered.perl || pthread_equal(pthread_self(), registered.thread))
+        return;
+    sve_bridge_abandon();
+    sve_perl_loop_forget();
+    registered.perl = NULL;
+}
+
 static void become_owner(pTHX_ sve_registration kind)
 {
+    static bool sees_forks;
+
+    if (!sees_forks)
+        sees_forks = pthread_atfork(NULL, NULL, in_child) == 0;
     registered.kind = kind;
     registered.thread = pthread_self();
     registered.perl = PERL_GET_CONTEXT;
@@ -136,4 +150,31 @@ void sve_register_default(pTHX_ CV *cv)
     }
     become_owner(aTHX_ SVE_DEFAULT);
     sve_default_loop_serve();
+}
+
+static void must_see_handles(pTHX_ CV *cv)
+{
+    sve_must_be_registered(aTHX_ cv);
+    if (registered.kind == SVE_DEFAULT)
+        sve_cannot(aTHX_ cv, "after register_default libvirt keeps its handles to itself");
+}
+
+void sve_adopt(pTHX_ CV *cv)
+{
+    sve_border border;
+
+    must_see_handles(aTHX_ cv);
+    sve_border_open(aTHX_ &border, false);
+    sve_bridge_adopt();
+    sve_border_close(aTHX_ &border);
+}
+
+void sve_forget(pTHX_ CV *cv)
+{
+    sve_border border;
+
+    must_see_handles(aTHX_ cv);
+    sve_border_open(aTHX_ &border, false);
+    sve_bridge_forget();
+    sve_border_close(aTHX_ &border);
 }

@@ -24,6 +24,10 @@ void sve_must_be_owner(pTHX_ CV *cv);
 void sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake);
 void sve_register_default(pTHX_ CV *cv);
 
+/* In a child process: sve_bridge_adopt and sve_bridge_forget. */
+void sve_adopt(pTHX_ CV *cv);
+void sve_forget(pTHX_ CV *cv);
+
 #pragma GCC visibility pop
 
 #endif

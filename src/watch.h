@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <libvirt/libvirt.h>
 
+#include "claim.h"
+
 #pragma GCC visibility push(hidden)
 
 typedef enum { SVE_HANDLE, SVE_TIMER } sve_kind;
@@ -35,6 +37,7 @@ struct sve_watch {
 
     /* Under the core lock. */
     int value;                           /* event mask or ms, as last asked for */
+    sve_claim *claim;                    /* of what libvirt has registered; NULL: the program's own */
     unsigned pending;                    /* calls of other threads not yet carried out */
     bool posted;                         /* linked through next_posted */
     sve_watch *next_posted;
@@ -42,6 +45,7 @@ struct sve_watch {
 
     /* Owner. */
     bool attached;                       /* the loop has it; it may be dispatched */
+    bool hushed;                         /* its loop was told to watch for nothing, whatever the value says */
     bool attaching;                      /* the loop is asked for it, out of the mailbox */
     bool warned;                         /* a refusal to dispatch was reported */
     int running;                         /* callbacks of this watch on the stack: they hold it, too */

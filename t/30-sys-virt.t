@@ -187,7 +187,7 @@ for my $parent (qw(Sys::Virt::Event Sys::Virt::EventImpl)) {
 my @functions = qw(
     register registered register_default run_default
     add_handle update_handle remove_handle add_timeout update_timeout remove_timeout
-    protect watches is_idle drain
+    protect watches is_idle drain adopt forget
 );
 my %constant = (HANDLE_READABLE => 1, HANDLE_WRITABLE => 2, HANDLE_ERROR => 4, HANDLE_HANGUP => 8);
 my @names = sort @functions, keys %constant;

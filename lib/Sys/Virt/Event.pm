@@ -12,7 +12,7 @@ use XSLoader;
 our @EXPORT_OK = qw(
     register registered register_default run_default
     add_handle update_handle remove_handle add_timeout update_timeout remove_timeout
-    protect watches is_idle drain
+    protect watches is_idle drain adopt forget
 );
 our %EXPORT_TAGS = (all => \@EXPORT_OK);
 our $eventimpl;
@@ -363,6 +363,26 @@ callbacks come out of it. Dies also with:
   Cannot drain: My::Loop has neither run_for nor run_once
   Cannot drain: number of seconds "soon" is not a number
   Cannot drain: number of seconds -1 is negative
+
+=head2 adopt()
+
+For a child process: takes over what libvirt had registered before the fork, at once and for good, see L</FORK>. The
+other process must not use these connections any more. Elsewhere it does nothing. Returns nothing. Dies with:
+
+  Cannot adopt: no event loop is registered
+  Cannot adopt: after register_default libvirt keeps its handles to itself
+  Cannot adopt: the event loop belongs to another thread
+
+=head2 forget()
+
+For a child process: drops what libvirt had registered before the fork, without a word to the servers, see L</FORK>.
+The connections are dead in this process; the other process keeps them. The program's own watches and timers stay.
+Nothing that libvirt knows of these watches is released, so what their handlers hold stays in memory. Elsewhere, and
+after L</adopt()>, it does nothing. Returns nothing. Dies with:
+
+  Cannot forget: no event loop is registered
+  Cannot forget: after register_default libvirt keeps its handles to itself
+  Cannot forget: the event loop belongs to another thread
 
 =head1 METHODS A LOOP PROVIDES
 
@@ -766,12 +786,57 @@ event handlers in the thread that runs the loop.
 
 =head1 FORK
 
-A child process must not use a connection that it inherited: both would talk over one socket. Nor must it run the
-inherited loop, which would read what is meant for the parent. And it must not close the connection, which Sys::Virt
-does when a child ends normally; then the parent's connection is closed too. So a child calls exec, or ends by
-C<POSIX::_exit>. C<system> and backticks are fine.
+A loop that was registered before a fork works in the child, too: the child opens connections of its own, and has
+their events. So a daemon can do all its preparations, fork, and go on.
 
-Open the connections after the fork.
+A connection that was open before the fork is another matter, since both processes have its socket. What one of them
+reads is lost to the other. It stays with the process that opened it, as long as that lives:
+
+=over 4
+
+=item *
+
+In the child its handle is silent: the loop is asked to watch it for nothing. Timers, and the watches that the program
+itself has added, go on in both processes.
+
+=item *
+
+The child cannot harm it. When libvirt would use the socket there, for a call or to close the connection, the socket
+is cut off first, in the child only. The call fails, with "Bad file descriptor" for a reason; the parent notices
+nothing. Hence a child may end in any way, run the loop, or let go of its objects.
+
+=item *
+
+When the process that opened it has ended, or has become another program by exec, the connection is the child's: its
+handle is watched again, within a second. Of several children that run the loop one gets it. So a program may connect,
+then become a daemon:
+
+  my $conn = Sys::Virt->new(uri => $uri);
+  $conn->domain_event_register_any(...);
+  POSIX::_exit(0) if fork;
+  POSIX::setsid();
+  $loop->run;
+
+POSIX::_exit, because the normal end of the parent destroys C<$conn>, and Sys::Virt closes the connection if it has no
+handlers, for both processes. A daemon that closes all file descriptors leaves those alone that L</watches()> names.
+
+=back
+
+A child that has run the loop for a second while the parent still lives prints a warning that starts with
+C<Connections that were opened before this process was forked stay silent>. It names the two ways out. L</adopt()> is
+for a child that goes on with the connections although the parent lives, and the parent does not. L</forget()> is for a
+child that has no use for them; a loop of its own can be registered afterwards, if the program's own watches are
+removed as well.
+
+Timers of libvirt are memory, not sockets: events that were waiting in a timer at the moment of the fork are delivered
+in both processes. The one that sends keepalive messages runs in the child too; its first message finds the socket cut
+off, and the connection is closed in the child.
+
+What libvirt's own threads have asked for, and the loop has not done yet, is done in the parent only. In a child that
+was forked by another thread than the one of the loop no loop is registered.
+
+After register_default libvirt's handles are out of this module's reach, and nothing of this holds. Then open the
+connections after the fork, and end children by exec or C<POSIX::_exit>.
 
 =head1 IDS AND TOKENS
 
