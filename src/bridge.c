@@ -724,7 +724,9 @@ sve_verdict sve_bridge_begin(sve_watch *watch)
         if (gone)
             return SVE_GONE;
     }
-    if (!watch->attached || watch->hushed)
+    if (watch->hushed)
+        return SVE_GONE;
+    if (!watch->attached)
         return SVE_GONE;
     if (watch->running)
         return SVE_BUSY;

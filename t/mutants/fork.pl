@@ -4,6 +4,9 @@ use warnings;
 
 my $POLL = 'lib/Sys/Virt/Event/Poll.pm';
 
+# Where the module was loaded.
+my $LOADED_BY = [$POLL, 'sub update_handle {', 'my $pid = $$; sub update_handle {'];
+
 return (
     {
         case  => 'used_in_child',
@@ -33,15 +36,31 @@ PERL
         also  => ['wakes_kept_apart'],
         what  => 'a child has no wake fd',
         edits => [['src/mailbox.c', <<'FROM', <<'TO']],
-    replace_fd(box->read_fd, fds[0]);
+    sve_replace_fd(box->read_fd, fds[0]);
 FROM
     box->has_fd = false;
-    replace_fd(box->read_fd, fds[0]);
+    sve_replace_fd(box->read_fd, fds[0]);
 TO
     },
     {
         case  => 'wakes_kept_apart',
         what  => 'parent and child share the wake fd',
         edits => [['src/bridge.c', '    sve_mailbox_renew_fd(&core.mailbox);', '']],
+    },
+    {
+        case  => 'silent_in_child',
+        what  => 'a child serves the handles of its parent',
+        edits => [['src/bridge.c', '        claim->held = false;', '        claim->held = true;']],
+    },
+    {
+        case  => 'silent_in_child',
+        also  => ['goes_on_alone'],
+        what  => 'in a child nothing can be masked off',
+        edits => [$LOADED_BY, [$POLL, '    $handle->{events} = $events;', '    $handle->{events} = $events if $pid == $$;']],
+    },
+    {
+        case  => 'goes_on_alone',
+        what  => 'what was masked off in a child stays so',
+        edits => [$LOADED_BY, [$POLL, '    $handle->{events} = $events;', '    $handle->{events} = $events if $pid == $$ || !$events;']],
     },
 );

@@ -32,7 +32,7 @@ my $NO_GUARD = [$BRIDGE, $GUARD, '    if (watch->running)'];
 my $UPDATE_FOUND = '    if (watch) {
         watch->value = value;';
 my $REMOVE_FOUND = '    if (watch) {
-        sve_table_remove';
+        leave_table';
 
 return (
     {
@@ -48,8 +48,8 @@ return (
     {
         case  => 'ids_not_reused',
         what  => 'an id is given out again',
-        edits => [[$BRIDGE, '        sve_table_remove(&core.table, watch);',
-            '        sve_table_remove(&core.table, watch); core.last_id -= id == 20 && core.last_id == 20;']],
+        edits => [[$BRIDGE, "    if (watch) {\n        leave_table(watch);",
+            "    if (watch) {\n        leave_table(watch);" . ' core.last_id -= id == 20 && core.last_id == 20;']],
     },
     {
         case  => 'level_triggered',

@@ -35,8 +35,8 @@ return (
     {
         case  => 'object_after_default',
         what  => 'an object after register_default is ignored',
-        edits => [[$REGISTRATION, "    if (registered.kind == SVE_DEFAULT)\n        sve_cannot",
-            "    if (registered.kind == SVE_DEFAULT)\n        return;\n    if (0)\n        sve_cannot"]],
+        edits => [[$REGISTRATION, "    if (registered.kind == SVE_DEFAULT)\n        sve_cannot(aTHX_ cv, \"register",
+            "    if (registered.kind == SVE_DEFAULT)\n        return;\n    if (0)\n        sve_cannot(aTHX_ cv, \"register"]],
     },
     {
         case  => 'others_first',
@@ -87,7 +87,7 @@ return (
     {
         case  => 'idle_object_replaced',
         what  => 'ids start anew with each object',
-        edits => [['src/bridge.c', '    core.wake_refused = false;', '    core.last_id = core.wake_refused = 0;']],
+        edits => [['src/bridge.c', '    take_away(core.loop, &core.look);', '    take_away(core.loop, &core.look); core.last_id = 0;']],
     },
     {
         case  => 'watches_left',

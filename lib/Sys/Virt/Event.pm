@@ -592,6 +592,11 @@ Run the loop all the time. Where it is not run, events wait and keepalive fails.
 
 =item *
 
+What the kernel keeps for a loop of epoll or kqueue, a child shares with its parent: what one switches off is off for
+the other, which then sleeps on. Make it anew in a child, before anything else is done with it. See L</FORK>.
+
+=item *
+
 L</drain($seconds)> and the test kit, L<Test::Sys::Virt::EventImpl>, run a loop by its method C<run_for> or
 C<run_once>, with a number of seconds: it returns after that time at most. A loop that has neither needs a runner of
 its own there.

@@ -41,7 +41,7 @@ sub _open_epoll {
     POSIX::close(delete $self->{ep}) if defined $self->{ep};
     my $ep = syscall(&SYS_epoll_create1, 0x80000);    # EPOLL_CLOEXEC
     die "epoll_create1: $!\n" if $ep < 0;
-    @$self{qw(ep kernel)} = ($ep, {});                # kernel: fd => mask it has
+    @$self{qw(ep kernel pid)} = ($ep, {}, $$);        # kernel: fd => mask it has
 }
 
 sub _ctl {
@@ -128,6 +128,7 @@ sub _sync {
 sub run_once {
     my ($self, $max_seconds) = @_;
     my $pass = ++$self->{pass};
+    $self->_open_epoll if $self->{pid} != $$;    # a child: the list is its parent's, too
     # What is off, closed, or in its callback right now (a nested run) is left out.
     my @on      = grep { !$_->{busy} } values %{ $self->{watch} };
     my @handles = grep { $_->{mask} && !$_->{dead} } grep { defined $_->{fd} } @on;

@@ -8,6 +8,7 @@ use warnings;
 
 our $VERSION = '0.001';
 
+use List::Util qw(max);
 use POSIX ();
 use Test::More;
 use Test::Sys::Virt::EventImpl::CApi;
@@ -150,6 +151,64 @@ case 144 => 'wakes_kept_apart', fork => {
     pass_by($t, $parent_writes, $parent_reads);
     ok sysread($parent_reads, my $byte, 1), 'the child is woken when the parent has passed by';
     waitpid $pid, 0;
+}, needs => ['object'];
+
+# The parent sleeps in its loop while the child runs its own. The byte is not read: it could keep the child busy.
+case 162 => 'silent_in_child', fork => {
+    rule   => 'in a child the handles of libvirt are silent, and the parent is told what they are for',
+    source => 'L<Sys::Virt::Event/FORK>: update_handle is called in the child, with mask 0',
+    harm   => 'Both processes have the socket of a connection. A child that reads from it takes the events of its '
+        . 'parent; one that masks it off in what the kernel keeps for both of them makes the parent deaf.',
+    advice => 'make anew in a child what the kernel keeps for the loop (epoll, kqueue)',
+}, sub {
+    my ($t) = @_;
+    my ($ours, $theirs) = socket_pair();
+    my $handle = $t->add_handle($ours, READABLE);
+    $t->passes(2);
+    defined(my $pid = fork) or die "Cannot fork: $!";
+    if (!$pid) {
+        alarm POSIX::ceil(patience(10));
+        my $timer = $t->add_timeout(5);
+        my $ticks = sub { my ($count) = @_; $t->until(sub { $t->count(timer => $timer) >= $count }) };
+        $ticks->(10);
+        put_byte($theirs);
+        my $before = cpu_seconds();
+        $ticks->(30);
+        POSIX::_exit(cpu_seconds() - $before > 0.03 * max(1, patience(1)) ? 2 : $t->count(handle => $handle));
+    }
+    $t->until(sub { $t->count(handle => $handle) }, 10);
+    ok $t->count(handle => $handle), 'the parent is told, asleep or not';
+    local $?;
+    waitpid $pid, 0;
+    is $? >> 8, 0, 'the child is not, and sleeps';
+}, needs => ['object'];
+
+case 163 => 'goes_on_alone', fork => {
+    rule   => 'the handles of libvirt go on in a child when the parent is gone',
+    source => 'L<Sys::Virt::Event/FORK>: update_handle is called in the child, with the mask that libvirt wants',
+    harm   => 'A program connects, then becomes a daemon: its parent ends. Its connections never tell it anything, and '
+        . 'the servers drop them as dead.',
+    advice => 'do what update_handle asks for, whoever calls it and from where; do not look at the pid',
+}, sub {
+    my ($t) = @_;
+    ended_well($t->child(sub {
+        my ($ours, $theirs) = socket_pair();
+        my ($parent_reads, $child_writes) = pipe_pair();
+        my $handle = $t->add_handle($ours, READABLE, read => 1);
+        $t->passes(2);
+        defined(my $pid = fork) or die "Cannot fork: $!";
+        if ($pid) {
+            get_byte($parent_reads);
+            POSIX::_exit(0);
+        }
+        alarm POSIX::ceil(patience(10));
+        $t->passes(2);
+        put_byte($child_writes);
+        put_byte($theirs);
+        $t->until(sub { $t->count(handle => $handle) });
+        print STDERR "the handle has not run once\n" if $t->count(handle => $handle) != 1;
+        POSIX::_exit(0);
+    }));
 }, needs => ['object'];
 
 1;
