@@ -133,9 +133,12 @@ static void take_away(sve_loop *loop, struct own_watch *own)
     own->refused = false;
     if (!watch)
         return;
+    /* The loop's method may enter, and is not given another one then. */
+    own->tending = true;
     watch->attached = false;
     loop->detach(loop, watch);
     sve_watch_unref(watch);
+    own->tending = false;
 }
 
 static void on_wake(int id, int fd, int events, void *opaque)
@@ -323,16 +326,16 @@ static void end_claims(bool (*is_over)(const sve_claim *claim))
 static bool any_is_over(const sve_claim *claim) { (void)claim; return true; }
 static bool empty_is_over(const sve_claim *claim) { return !claim->handles && !claim->timers; }
 
-/* Calls whose threads are gone, or whose loop is. */
+/* The threads that made the calls are not in the child, and have left behind whatever they had locked. So nothing comes
+ * of these calls; only what the loop knows, and was removed, it is told of. */
 static void drop_calls(void)
 {
-    unsigned calls;
-    sve_watch *watch;
-
-    while ((watch = sve_mailbox_take(&core.mailbox, &calls))) {
-        watch->attached = false;
+    for (size_t left = atomic_load(&core.mailbox.count); left; left--) {
+        unsigned calls;
+        sve_watch *watch = sve_mailbox_take(&core.mailbox, &calls);
         if (calls & SVE_REMOVE) {
-            sve_watch_unref(watch);
+            watch->ff = NULL;
+            sve_mailbox_post(&core.mailbox, watch, SVE_REMOVE);
         } else if (calls & SVE_ADD) {
             leave_table(watch);
             sve_watch_unref(watch);
@@ -356,7 +359,7 @@ static void in_child(void)
     if (is_owner(core.loop))
         begin_claim();
     /* The loop is to look at the handles before it watches them. */
-    if (core.shares)
+    if (core.shares || !sve_mailbox_is_empty(&core.mailbox))
         sve_mailbox_ring(&core.mailbox);
     unlock();
 }
@@ -396,10 +399,9 @@ static void retire(sve_loop *loop, sve_watch *watch)
         sve_watch_unref(watch);
 }
 
-/* What the loop is told of: nothing, for a silent handle. */
 static void change(sve_loop *loop, sve_watch *watch, int value)
 {
-    if (!watch->attached || is_silent(watch))
+    if (!watch->attached)
         return;
     watch->hushed = false;
     loop->update(loop, watch, value);
@@ -413,7 +415,7 @@ static void carry_out(sve_loop *loop, sve_watch *watch, unsigned calls, int valu
         watch->attaching = true;
         watch->attached = loop->attach(loop, watch, value);
         watch->attaching = false;
-    } else {
+    } else if (calls & SVE_UPDATE) {
         change(loop, watch, value);
     }
 }
@@ -430,6 +432,8 @@ static void empty_mailbox(sve_loop *loop)
         lock();
         sve_watch *watch = sve_mailbox_take(&core.mailbox, &calls);
         int value = watch ? watch->value : 0;
+        if (watch && is_silent(watch))
+            calls &= ~SVE_UPDATE;
         unlock();
         if (!watch)
             break;
@@ -625,10 +629,11 @@ static void update(sve_kind kind, int id, int value)
         if (value == 0 && is_silent(watch))
             cut(watch);
         direct = is_direct(loop, watch);
+        if (!direct)
+            post(watch, SVE_UPDATE);
+        direct = direct && !is_silent(watch);
         if (direct)
             sve_watch_ref(watch);
-        else
-            post(watch, SVE_UPDATE);
     }
     unlock();
     if (direct) {
@@ -819,12 +824,18 @@ static void forget_own(struct own_watch *own)
 
 void sve_bridge_abandon(void)
 {
+    unsigned calls;
     size_t count;
     sve_watch *watch;
 
     lock();
     core.loop = NULL;
-    drop_calls();
+    while ((watch = sve_mailbox_take(&core.mailbox, &calls))) {
+        watch->attached = false;
+        if (calls & SVE_REMOVE)
+            sve_watch_unref(watch);
+        sve_watch_unref(watch);
+    }
     sve_watch **list = sve_table_list(&core.table, &count);
     for (size_t i = 0; list && i < count; i++) {
         list[i]->attached = false;

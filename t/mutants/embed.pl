@@ -10,10 +10,10 @@ return (
         also  => ['vm_crash', 'vm_rounds'],
         what  => 'updates by the threads of a hypervisor driver are dropped',
         edits => [['src/bridge.c', <<'FROM', <<'TO']],
-        else
+        if (!direct)
             post(watch, SVE_UPDATE);
 FROM
-        else if (!core.driver_seen)
+        if (!direct && !core.driver_seen)
             post(watch, SVE_UPDATE);
 TO
     },

@@ -43,11 +43,9 @@ return (
         case  => 'free_of_disabled',
         also  => ['disabled_is_removable'],
         what  => 'a handle that was disabled before it ever ran is not freed',
-        edits => [[$BRIDGE, '            sve_watch_ref(watch);
-        else', '            sve_watch_ref(watch);
+        edits => [[$BRIDGE, '            sve_watch_ref(watch);', '            sve_watch_ref(watch);
         if (direct && kind == SVE_HANDLE && !value && !watch->dispatched)
-            watch->ff = NULL;
-        if (!direct)']],
+            watch->ff = NULL;']],
     },
     {
         case  => 'free_not_starved',
