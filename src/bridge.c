@@ -812,7 +812,7 @@ void sve_bridge_set_loop(sve_loop *loop)
         return;
     if (!core.claim)
         begin_claim();
-    tend_own_watches(loop);
+    leave(loop);
 }
 
 static void forget_own(struct own_watch *own)

@@ -2,13 +2,18 @@
 #include "argument.h"
 #include "registration.h"
 
+/* What free functions wait on, see settle_later. */
+typedef struct {
+    const PERL_SI *stack;                /* the Perl frame for whose statement the mortal waits */
+    I32 frame;
+    unsigned long from;                  /* the first free function that it will run */
+} settling_mortal;
+
 #define MY_CXT_KEY "Sys::Virt::Event::callback" XS_VERSION
 typedef struct {
     sve_border *border;                  /* the innermost */
     int locked;                          /* calls under libvirt's locks on the stack */
-    const PERL_SI *settling_stack;       /* the Perl frame whose statement the last mortal waits for */
-    I32 settling_frame;
-    unsigned long settling_from;         /* the first free function that it will run */
+    settling_mortal last_mortal;
     unsigned long settling;              /* the last one that any mortal will run */
     SV *spare_error;                     /* recycled by open_frame */
     SV *spare_number[SVE_NUMBERS];       /* recycled by sve_number */
@@ -184,14 +189,14 @@ static void leave_border(pTHX_ void *pointer)
     SvREFCNT_dec(border->prefix);
 }
 
-void sve_border_open(pTHX_ sve_border *border, bool adds)
+void sve_border_open(pTHX_ sve_border *border, SV *added)
 {
     dMY_CXT;
 
     border->outer = MY_CXT.border;
     border->error = border->prefix = NULL;
     border->running = NULL;
-    border->adds = adds;
+    border->added = added;
     border->unseen = false;
     open_frame(aTHX_ &MY_CXT, &border->frame, false, leave_border);
     MY_CXT.border = border;
@@ -263,10 +268,12 @@ void sve_park(pTHX_ SV *error, const char *prefix)
         sve_warn(aTHX_ error, prefix);
 }
 
-void sve_refuse(pTHX_ SV *error, const char *prefix)
+void sve_refuse(pTHX_ const sve_watch *watch, SV *error, const char *prefix)
 {
     dMY_CXT;
-    sve_border *border = MY_CXT.border && MY_CXT.border->adds ? MY_CXT.border : NULL;
+    sve_border *border = MY_CXT.border;
+    if (border && (!border->added || border->added != watch->opaque))
+        border = NULL;
     SV *reason = error ? error : sv_2mortal(newSVpv(prefix, 0));
 
     if (keep_in_border(aTHX_ border, reason, error ? prefix : ""))
@@ -310,7 +317,7 @@ void sve_run_callback(pTHX_ sve_watch *watch, int events)
 
     if (!watch)
         return;
-    sve_border_open(aTHX_ &border, false);
+    sve_border_open(aTHX_ &border, NULL);
     if (may_run(aTHX_ watch)) {
         border.running = watch;
         sve_bridge_call(watch, events);
@@ -325,7 +332,7 @@ void sve_run_callback(pTHX_ sve_watch *watch, int events)
 /* Then no call that this frame made before is still on the stack. */
 static bool has_mortal_here(pTHX_ const my_cxt_t *cxt)
 {
-    return cxt->settling_stack == PL_curstackinfo && cxt->settling_frame == cxstack_ix;
+    return cxt->last_mortal.stack == PL_curstackinfo && cxt->last_mortal.frame == cxstack_ix;
 }
 
 static void settle_from(pTHX_ unsigned long from)
@@ -342,16 +349,19 @@ void sve_settle_now(pTHX)
     dMY_CXT;
 
     if (!MY_CXT.locked)
-        settle_from(aTHX_ has_mortal_here(aTHX_ &MY_CXT) ? MY_CXT.settling_from : MY_CXT.settling + 1);
+        settle_from(aTHX_ has_mortal_here(aTHX_ &MY_CXT) ? MY_CXT.last_mortal.from : MY_CXT.settling + 1);
 }
 
 static int settle(pTHX_ SV *sv, MAGIC *magic)
 {
     dMY_CXT;
-    unsigned long from = (unsigned long)PTR2UV(magic->mg_ptr);
+    settling_mortal notes[2];            /* on this mortal, and on the one before it */
     PERL_UNUSED_ARG(sv);
 
-    MY_CXT.settling_stack = NULL;
+    memcpy(notes, magic->mg_ptr, sizeof notes);
+    unsigned long from = notes[0].from;
+    /* Mortals go in the reverse order of their coming, but for those that perl moves. */
+    MY_CXT.last_mortal = MY_CXT.last_mortal.from == from ? notes[1] : (settling_mortal){ NULL, 0, 0 };
     if (PL_dirty)
         return 0;
     if (!MY_CXT.locked)
@@ -373,10 +383,9 @@ static void settle_later(pTHX)
     MY_CXT.settling = sve_bridge_last_due();
     if (has_mortal_here(aTHX_ &MY_CXT))
         return;
-    sv_magicext(sv_newmortal(), NULL, PERL_MAGIC_ext, &settle_vtbl, INT2PTR(char *, (UV)from), 0);
-    MY_CXT.settling_stack = PL_curstackinfo;
-    MY_CXT.settling_frame = cxstack_ix;
-    MY_CXT.settling_from = from;
+    settling_mortal notes[2] = { { PL_curstackinfo, cxstack_ix, from }, MY_CXT.last_mortal };
+    sv_magicext(sv_newmortal(), NULL, PERL_MAGIC_ext, &settle_vtbl, (const char *)notes, sizeof notes);
+    MY_CXT.last_mortal = notes[0];
 }
 
 void sve_settle_later(sve_loop *loop)
@@ -458,7 +467,7 @@ int sve_add_handle(pTHX_ CV *cv, int fd, int events, SV *code)
 
     sve_must_be_registered(aTHX_ cv);
     code = newSVsv(code);
-    sve_border_open(aTHX_ &border, true);
+    sve_border_open(aTHX_ &border, code);
     int id = functions()->add_handle(fd, events, on_handle, code, free_code);
     return finish_add(aTHX_ cv, &border, id, code);
 }
@@ -469,7 +478,7 @@ int sve_add_timeout(pTHX_ CV *cv, int ms, SV *code)
 
     sve_must_be_registered(aTHX_ cv);
     code = newSVsv(code);
-    sve_border_open(aTHX_ &border, true);
+    sve_border_open(aTHX_ &border, code);
     int id = functions()->add_timeout(ms, on_timeout, code, free_code);
     return finish_add(aTHX_ cv, &border, id, code);
 }
@@ -481,7 +490,7 @@ void sve_update(pTHX_ CV *cv, sve_kind kind, int id, int value)
     sve_must_be_registered(aTHX_ cv);
     if (!sve_bridge_gave(id))
         sve_cannot(aTHX_ cv, "no id %d was ever given out", id);
-    sve_border_open(aTHX_ &border, false);
+    sve_border_open(aTHX_ &border, NULL);
     if (kind == SVE_HANDLE)
         functions()->update_handle(id, value);
     else
@@ -496,7 +505,7 @@ void sve_remove(pTHX_ CV *cv, sve_kind kind, int id)
     sve_must_be_registered(aTHX_ cv);
     if (!sve_bridge_has(kind, id))
         sve_cannot(aTHX_ cv, "no %s with id %d is registered", kind == SVE_HANDLE ? "handle" : "timeout", id);
-    sve_border_open(aTHX_ &border, false);
+    sve_border_open(aTHX_ &border, NULL);
     if (kind == SVE_HANDLE)
         functions()->remove_handle(id);
     else

@@ -47,19 +47,19 @@ struct sve_border {
     sve_border *outer;
     SV *error, *prefix;                  /* what was parked, and how it starts as a warning */
     sve_watch *running;                  /* whose callback ends with the border */
-    bool adds;                           /* it is a public add_*: a refusal is its exception */
+    SV *added;                           /* of a public add_*: the opaque of its watch, whose refusal it throws */
     bool unseen;                         /* $SIG{__DIE__} has not seen the error: it is of our making */
 };
-void sve_border_open(pTHX_ sve_border *border, bool adds);
+void sve_border_open(pTHX_ sve_border *border, SV *added);
 void sve_border_close(pTHX_ sve_border *border);
 
 /* An exception that cannot be thrown here. Where no border takes it, it is a warning
  * that starts with the prefix. */
 void sve_park(pTHX_ SV *error, const char *prefix);
 
-/* A refused add: the exception of a public add_*, else a warning, made of prefix and error
+/* A refused add: the exception of the public add_* that made it, else a warning, made of prefix and error
  * (NULL: the prefix says it all). */
-void sve_refuse(pTHX_ SV *error, const char *prefix);
+void sve_refuse(pTHX_ const sve_watch *watch, SV *error, const char *prefix);
 
 /* A warning through Perl's warn, whatever $SIG{__WARN__} does. error may be NULL. */
 void sve_warn(pTHX_ SV *error, const char *prefix);

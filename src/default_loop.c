@@ -101,7 +101,7 @@ void sve_default_loop_run(pTHX_ CV *cv, NV max_seconds)
     ENTER;
     if (max_seconds >= 0)
         set_limit(aTHX_ cv, max_seconds);
-    sve_border_open(aTHX_ &border, false);
+    sve_border_open(aTHX_ &border, NULL);
     if (virEventRunDefaultImpl() < 0)
         sve_park(aTHX_ sv_2mortal(newSVpvf("Cannot run default: %s", virGetLastErrorMessage())), "");
     sve_border_close(aTHX_ &border);

@@ -90,13 +90,17 @@ void sve_mailbox_ring(sve_mailbox *box)
 bool sve_mailbox_silence(sve_mailbox *box)
 {
     char sink[256];
+    bool reads = is_ours(box, box->read_fd), writes = is_ours(box, box->write_fd);
 
-    if (is_ours(box, box->read_fd)) {
+    /* One end alone is never silent: it hangs up for good. */
+    if (reads && writes) {
         while (read(box->read_fd, sink, sizeof sink) == sizeof sink)
             continue;
         return true;
     }
-    if (is_ours(box, box->write_fd))
+    if (reads)
+        close(box->read_fd);
+    if (writes)
         close(box->write_fd);
     box->has_fd = false;
     return false;

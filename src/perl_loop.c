@@ -75,7 +75,7 @@ static bool attach(sve_loop *loop, sve_watch *watch, int value)
     } else if (watch->foreign || sve_bridge_is_own(watch)) {
         sve_warn(aTHX_ error, refused);
     } else {
-        sve_refuse(aTHX_ error, refused);
+        sve_refuse(aTHX_ watch, error, refused);
     }
     sve_leave(aTHX_ &frame);
     return !refused;
@@ -166,12 +166,10 @@ sve_wake_policy sve_perl_loop_wake(pTHX_ SV *impl)
 
 void sve_perl_loop_serve(pTHX_ SV *impl, sve_wake_policy wake)
 {
-    if (object.impl) {
-        sve_bridge_let_go();
+    if (object.impl)
         sv_2mortal(object.impl);
-    } else {
+    else
         make_names(aTHX);
-    }
     object_loop.wake_watch = wake;
     object.impl = newRV_inc(SvRV(impl));
     SvREADONLY_on(object.impl);

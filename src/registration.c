@@ -84,21 +84,35 @@ static void count(pTHX_ SV *text, size_t number, const char *noun)
         sv_catpvf(text, "%s%d %s%s", SvCUR(text) ? ", " : "", (int)number, noun, number == 1 ? "" : "s");
 }
 
-/* Another object may take over while nothing is left with the registered one. */
-static void must_be_idle(pTHX_ CV *cv)
+/* What is left with the registered object, in words. */
+static SV *remains(pTHX)
 {
-    sve_bridge_deliver();
-    sve_settle_now(aTHX);
-    sve_census census = sve_bridge_census();
     SV *left = sv_2mortal(newSVpvs(""));
 
-    if (census.running || sve_is_locked(aTHX))
-        sve_cannot(aTHX_ cv, "a callback of the registered event loop, %s, is running", sve_perl_loop_class(aTHX));
+    sve_settle_now(aTHX);
+    sve_census census = sve_bridge_census();
     count(aTHX_ left, census.handles, "handle");
     count(aTHX_ left, census.timers, "timeout");
     count(aTHX_ left, census.due, "outstanding free function");
-    if (SvCUR(left))
-        sve_cannot(aTHX_ cv, "the registered event loop, %s, still has %" SVf, sve_perl_loop_class(aTHX), SVfARG(left));
+    return left;
+}
+
+/* Another object may take over while nothing is left with the registered one. */
+static void let_go(pTHX_ CV *cv)
+{
+    sve_bridge_deliver();
+    SV *left = remains(aTHX);
+
+    if (sve_bridge_census().running || sve_is_locked(aTHX))
+        sve_cannot(aTHX_ cv, "a callback of the registered event loop, %s, is running", sve_perl_loop_class(aTHX));
+    if (!SvCUR(left)) {
+        sve_bridge_let_go();
+        left = remains(aTHX);            /* the method that took the wake watch away may have added something */
+        if (!SvCUR(left))
+            return;
+        sve_bridge_deliver();
+    }
+    sve_cannot(aTHX_ cv, "the registered event loop, %s, still has %" SVf, sve_perl_loop_class(aTHX), SVfARG(left));
 }
 
 static void must_have_methods(pTHX_ CV *cv, SV *impl)
@@ -129,7 +143,7 @@ void sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake)
     } else if (registered.perl) {
         if (SvRV(sve_perl_loop_object(aTHX)) == SvRV(impl))
             return;
-        must_be_idle(aTHX_ cv);
+        let_go(aTHX_ cv);
     }
     if (!registered.perl)
         become_owner(aTHX_ SVE_OBJECT);
@@ -164,7 +178,7 @@ void sve_adopt(pTHX_ CV *cv)
     sve_border border;
 
     must_see_handles(aTHX_ cv);
-    sve_border_open(aTHX_ &border, false);
+    sve_border_open(aTHX_ &border, NULL);
     sve_bridge_adopt();
     sve_border_close(aTHX_ &border);
 }
@@ -174,7 +188,7 @@ void sve_forget(pTHX_ CV *cv)
     sve_border border;
 
     must_see_handles(aTHX_ cv);
-    sve_border_open(aTHX_ &border, false);
+    sve_border_open(aTHX_ &border, NULL);
     sve_bridge_forget();
     sve_border_close(aTHX_ &border);
 }
