@@ -17,6 +17,10 @@ typedef struct {
     unsigned long settling;              /* the last one that any mortal will run */
     SV *spare_error;                     /* recycled by open_frame */
     SV *spare_number[SVE_NUMBERS];       /* recycled by sve_number */
+    ANY *spare_savestack;                /* recycled by call_guarded */
+    I32 spare_savestack_max;
+    bool exiting;                        /* Perl code has called exit, which waits for libvirt's frames to go */
+    I32 exit_status;
 } my_cxt_t;
 START_MY_CXT
 
@@ -116,16 +120,33 @@ void sve_enter(pTHX_ sve_frame *frame, bool locked)
     open_frame(aTHX_ &MY_CXT, frame, locked, put_back);
 }
 
-void sve_leave(pTHX_ sve_frame *frame)
+static void leave_frame(pTHX_ sve_frame *frame)
 {
     FREETMPS;
     LEAVE_SCOPE(frame->scope);
+}
+
+static void exit_later(pTHX);
+
+void sve_leave(pTHX_ sve_frame *frame)
+{
+    dMY_CXT;
+
+    leave_frame(aTHX_ frame);
+    if (MY_CXT.exiting)
+        exit_later(aTHX);
 }
 
 bool sve_is_locked(pTHX)
 {
     dMY_CXT;
     return MY_CXT.locked != 0;
+}
+
+bool sve_is_exiting(pTHX)
+{
+    dMY_CXT;
+    return MY_CXT.exiting;
 }
 
 /* Anything but a plain empty string: an object may be overloaded to look false. */
@@ -143,10 +164,94 @@ static SV *list_of(pTHX_ SV **first, I32 count)
     return (SV *)list;
 }
 
-SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result)
+/* exit, too, must not jump over libvirt's frames. Before perl jumps it unwinds its stacks to their very beginnings.
+ * So the code gets a savestack of its own, and perl takes the argument stack that it runs on for its first: what
+ * lies beneath is still there when the jump ends here. */
+
+enum { SAVESTACK = 128, SAVESTACK_SLACK = 16 };   /* perl pushes a few entries more than it has asked for */
+
+static void free_savestack(pTHX_ void *unused)
+{
+    dMY_CXT;
+    PERL_UNUSED_ARG(unused);
+    Safefree(MY_CXT.spare_savestack);
+    MY_CXT.spare_savestack = NULL;
+}
+
+static void take_savestack(pTHX_ my_cxt_t *cxt)
+{
+    PL_savestack_ix = 0;
+    PL_savestack = cxt->spare_savestack;
+    PL_savestack_max = cxt->spare_savestack_max;
+    cxt->spare_savestack = NULL;
+    if (PL_savestack)
+        return;
+    Newx(PL_savestack, SAVESTACK, ANY);
+    PL_savestack_max = SAVESTACK - SAVESTACK_SLACK;
+}
+
+static void give_savestack(pTHX_ my_cxt_t *cxt)
+{
+    Safefree(cxt->spare_savestack);
+    cxt->spare_savestack = PL_savestack;
+    cxt->spare_savestack_max = PL_savestack_max;
+}
+
+/* False: the code has called exit. */
+static bool call_guarded(pTHX_ SV *code, I32 flags, I32 *returned)
+{
+    dMY_CXT;
+    dJMPENV;
+    int jump;
+    AV *mainstack = PL_mainstack;
+    ANY *savestack = PL_savestack;
+    const I32 savestack_ix = PL_savestack_ix, savestack_max = PL_savestack_max, scope = PL_scopestack_ix;
+    const SSize_t temporaries = PL_tmps_floor;
+    COP *cop = PL_curcop;
+    PMOP *match = PL_curpm;
+    const volatile I32 status = STATUS_CURRENT;
+
+    PL_mainstack = PL_curstack;
+    take_savestack(aTHX_ &MY_CXT);
+    JMPENV_PUSH(jump);
+    if (jump == 0) {
+        *returned = call_sv(code, flags | G_EVAL);
+        LEAVE_SCOPE(0);
+    }
+    JMPENV_POP;
+    give_savestack(aTHX_ &MY_CXT);
+    PL_savestack = savestack;
+    PL_savestack_ix = savestack_ix;
+    PL_savestack_max = savestack_max;
+    PL_mainstack = mainstack;
+    if (jump == 0)
+        return true;
+    PL_scopestack_ix = scope;
+    PL_tmps_floor = temporaries;
+    PL_curcop = cop;
+    PL_curpm = match;
+    if (!MY_CXT.exiting)
+        MY_CXT.exit_status = STATUS_EXIT;
+    MY_CXT.exiting = true;
+    STATUS_UNIX_SET(status);
+    return false;
+}
+
+static bool call(pTHX_ SV *code, I32 flags, I32 *returned, bool guarded)
+{
+    if (guarded)
+        return call_guarded(aTHX_ code, flags, returned);
+    *returned = call_sv(code, flags | G_EVAL);
+    return true;
+}
+
+/* guarded: there are frames of libvirt between Perl's and these. */
+static SV *eval_code(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result, bool guarded)
 {
     dSP;
     SV *error = NULL;
+    I32 returned = 0;
+    const SSize_t mark = PL_markstack_ptr - PL_markstack;
 
     PUSHSTACKi(PERLSI_UNKNOWN);
     PUSHMARK(SP);
@@ -154,7 +259,15 @@ SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result)
     for (I32 i = 0; i < count; i++)
         PUSHs(args[i]);
     PUTBACK;
-    I32 returned = call_sv(code, flags | G_EVAL);
+    if (!call(aTHX_ code, flags, &returned, guarded)) {
+        PL_markstack_ptr = PL_markstack + mark;
+        PL_stack_sp = PL_stack_base;
+        if (result)
+            *result = (flags & G_WANT) == G_LIST ? list_of(aTHX_ NULL, 0) : &PL_sv_undef;
+        SPAGAIN;
+        POPSTACK;
+        return NULL;
+    }
     SPAGAIN;
     if (is_exception(aTHX_ ERRSV))
         error = sv_mortalcopy(ERRSV);
@@ -168,7 +281,42 @@ SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result)
     return error;
 }
 
+SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result)
+{
+    return eval_code(aTHX_ code, flags, args, count, result, true);
+}
+
 static void settle_later(pTHX);
+
+/* exit goes on where nothing of libvirt's is in its way: in a border, else when the statement that made the call of
+ * libvirt is done, on a mortal. */
+
+static void go_on_with_exit(pTHX)
+{
+    dMY_CXT;
+
+    MY_CXT.exiting = false;
+    my_exit((U32)MY_CXT.exit_status);
+}
+
+static int on_exit_mortal(pTHX_ SV *sv, MAGIC *magic)
+{
+    dMY_CXT;
+    PERL_UNUSED_ARG(magic);
+
+    if (MY_CXT.exiting && !PL_dirty) {
+        SvREFCNT_inc_simple_void_NN(sv); /* the jump leaves it half freed: perl finds it at its end */
+        go_on_with_exit(aTHX);
+    }
+    return 0;
+}
+
+static const MGVTBL exit_vtbl = { .svt_free = on_exit_mortal };
+
+static void exit_later(pTHX)
+{
+    sv_magicext(sv_newmortal(), NULL, PERL_MAGIC_ext, &exit_vtbl, NULL, 0);
+}
 
 /* Borders, parked exceptions and warnings. */
 
@@ -202,12 +350,22 @@ void sve_border_open(pTHX_ sve_border *border, SV *added)
     MY_CXT.border = border;
 }
 
+/* An exception that was parked is a warning. */
+static void exit_now(pTHX_ sve_border *border)
+{
+    leave_frame(aTHX_ &border->frame);
+    go_on_with_exit(aTHX);
+}
+
 void sve_border_close(pTHX_ sve_border *border)
 {
+    dMY_CXT;
     SV *error = border->error;
 
+    if (MY_CXT.exiting)
+        exit_now(aTHX_ border);
     border->error = NULL;
-    sve_leave(aTHX_ &border->frame);
+    leave_frame(aTHX_ &border->frame);
     if (!error)
         return;
     if (!border->unseen) {
@@ -284,14 +442,23 @@ void sve_refuse(pTHX_ const sve_watch *watch, SV *error, const char *prefix)
 
 /* Dispatch. */
 
+static void refuse_to_run(pTHX_ sve_watch *watch, const char *why)
+{
+    if (watch->warned)
+        return;
+    watch->warned = true;
+    sve_warn(aTHX_ NULL, why);
+}
+
 static bool may_run(pTHX_ sve_watch *watch)
 {
-    sve_verdict verdict = sve_bridge_begin(watch);
-
-    if (verdict == SVE_BUSY && !watch->warned) {
-        watch->warned = true;
-        sve_warn(aTHX_ NULL, "Cannot run callback: it is running already (a loop was run inside it)");
+    if (sve_is_locked(aTHX)) {           /* the callback would wait for a lock that its own thread holds */
+        refuse_to_run(aTHX_ watch, "Cannot run callback: a method of the loop is running (the loop was run inside it)");
+        return false;
     }
+    sve_verdict verdict = sve_bridge_begin(watch);
+    if (verdict == SVE_BUSY)
+        refuse_to_run(aTHX_ watch, "Cannot run callback: it is running already (a loop was run inside it)");
     return verdict == SVE_GO;
 }
 
@@ -397,11 +564,11 @@ void sve_settle_later(sve_loop *loop)
 
 /* Perl code that a program watches with. The opaque that libvirt keeps is the code. */
 
-static void call_in(pTHX_ sve_frame *frame, SV *code, const int *numbers, I32 count)
+static void call_in(pTHX_ sve_frame *frame, SV *code, const int *numbers, I32 count, bool guarded)
 {
     for (I32 i = 0; i < count; i++)
         sve_number(aTHX_ frame, numbers[i]);
-    SV *error = sve_eval(aTHX_ code, G_VOID, frame->numbers, count, NULL);
+    SV *error = eval_code(aTHX_ code, G_VOID, frame->numbers, count, NULL, guarded);
     if (error)
         sve_park(aTHX_ error, "Exception in an event callback: ");
 }
@@ -413,14 +580,14 @@ static void call_back(SV *code, const int *numbers, I32 count)
     sve_border *border = MY_CXT.border;
     sve_frame frame;
 
-    if (PL_dirty)
+    if (PL_dirty || MY_CXT.exiting)
         return;
     if (border && border->running && border->running->opaque == code) {
-        call_in(aTHX_ &border->frame, code, numbers, count);
+        call_in(aTHX_ &border->frame, code, numbers, count, false);
         return;
     }
     sve_enter(aTHX_ &frame, false);
-    call_in(aTHX_ &frame, code, numbers, count);
+    call_in(aTHX_ &frame, code, numbers, count, true);
     sve_leave(aTHX_ &frame);
 }
 
@@ -452,8 +619,12 @@ static const sve_functions *functions(void)
 
 static int finish_add(pTHX_ CV *cv, sve_border *border, int id, SV *code)
 {
+    dMY_CXT;
+
     if (id > 0) {
-        sve_leave(aTHX_ &border->frame); /* what else went wrong meanwhile is a warning */
+        if (MY_CXT.exiting)
+            exit_now(aTHX_ border);
+        leave_frame(aTHX_ &border->frame); /* what else went wrong meanwhile is a warning */
         return id;
     }
     SvREFCNT_dec(code);
@@ -522,10 +693,12 @@ XS_INTERNAL(sve_protected_call)
     dXSARGS;
     MAGIC *magic = mg_findext((SV *)cv, PERL_MAGIC_ext, &protect_vtbl);
     sve_frame frame;
-    SV *error, *result = NULL;
+    SV *error = NULL, *result = NULL;
 
     sve_enter(aTHX_ &frame, false);
-    error = sve_eval(aTHX_ magic->mg_obj, GIMME_V, &ST(0), items, GIMME_V == G_VOID ? NULL : &result);
+    if (!sve_is_exiting(aTHX))
+        error = sve_eval(aTHX_ magic->mg_obj, GIMME_V, &ST(0), items,
+                         GIMME_V == G_VOID ? NULL : &result);
     if (error)
         sve_park(aTHX_ error, "Exception in a protected callback: ");
     /* A copy for the caller: ours dies with the frame. */
@@ -568,6 +741,7 @@ void sve_callback_boot(pTHX)
     MY_CXT_INIT;
     Zero(&MY_CXT, 1, my_cxt_t);
     sve_bridge_boot(on_handle, on_timeout);
+    call_atexit(free_savestack, NULL);
 }
 
 void sve_callback_clone(pTHX)
@@ -575,6 +749,8 @@ void sve_callback_clone(pTHX)
 #ifdef USE_ITHREADS
     MY_CXT_CLONE;
     Zero(&MY_CXT, 1, my_cxt_t);
+    if (PL_signalhook == no_signals)     /* the thread was made inside a method */
+        PL_signalhook = Perl_despatch_signals;
 #else
     PERL_UNUSED_CONTEXT;
 #endif

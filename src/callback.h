@@ -32,6 +32,10 @@ void sve_enter(pTHX_ sve_frame *frame, bool locked);
 void sve_leave(pTHX_ sve_frame *frame);
 bool sve_is_locked(pTHX);
 
+/* Perl code has called exit. That is put off until libvirt's frames are gone; until then methods are called as ever,
+ * so that libvirt can finish, but no callbacks. */
+bool sve_is_exiting(pTHX);
+
 /* An argument for sve_eval that lives until sve_leave; at most SVE_NUMBERS a frame. */
 SV *sve_number(pTHX_ sve_frame *frame, int value);
 

@@ -10,17 +10,34 @@
 
 static int libvirts_id(const sve_watch *watch) { return (int)(intptr_t)watch->slot; }
 
-static void on_handle(int id, int fd, int events, void *watch)
+/* A watch that a former owner left behind when it ended. */
+static bool is_left(const sve_watch *watch)
+{
+    return !sve_owner() || (sve_is_owner(NULL) && !watch->attached);
+}
+
+static void dispatch(sve_watch *watch, int events)
 {
     dTHXa(sve_owner());
-    (void)id, (void)fd;
     if (sve_is_owner(NULL))
         sve_dispatch(aTHX_ watch, events);
 }
 
+static void on_handle(int id, int fd, int events, void *watch)
+{
+    (void)fd;
+    if (is_left(watch))
+        virEventRemoveHandle(id);
+    else
+        dispatch(watch, events);
+}
+
 static void on_timeout(int id, void *watch)
 {
-    on_handle(id, -1, 0, watch);
+    if (is_left(watch))
+        virEventRemoveTimeout(id);
+    else
+        dispatch(watch, 0);
 }
 
 static void release(void *watch) { sve_watch_unref(watch); }

@@ -11,7 +11,7 @@ static const char *const names[][2] = {
     [REMOVE] = { "remove_handle", "remove_timeout" },
 };
 
-/* One object at a time serves libvirt. watch->slot holds what its add method returned. */
+/* One object at a time serves libvirt. watch->slot holds what its add method returned; NULL if it called exit. */
 static struct {
     SV *impl;
     SV *methods[3][2];                   /* the names */
@@ -72,6 +72,8 @@ static bool attach(sve_loop *loop, sve_watch *watch, int value)
     if (!refused) {
         watch->slot = newSVsv(key);
         SvREADONLY_on((SV *)watch->slot);
+    } else if (sve_is_exiting(aTHX)) {
+        refused = NULL;                  /* the call of libvirt shall end well: the program ends with it */
     } else if (watch->foreign || sve_bridge_is_own(watch)) {
         sve_warn(aTHX_ error, refused);
     } else {
@@ -88,7 +90,7 @@ static void update(sve_loop *loop, sve_watch *watch, int value)
     SV *args[3], *error;
     PERL_UNUSED_ARG(loop);
 
-    if (PL_dirty)
+    if (PL_dirty || !watch->slot)
         return;
     sve_enter(aTHX_ &frame, true);
     args[1] = sv_2mortal(SvREFCNT_inc_simple_NN((SV *)watch->slot));
@@ -106,7 +108,7 @@ static void detach(sve_loop *loop, sve_watch *watch)
     SV *args[2], *result = NULL, *error;
     PERL_UNUSED_ARG(loop);
 
-    if (PL_dirty)
+    if (PL_dirty || !watch->slot)
         return;
     sve_enter(aTHX_ &frame, true);
     /* The frame releases the key: what its release runs is under libvirt's locks, too. */

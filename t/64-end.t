@@ -117,6 +117,70 @@ for my $inside (sort keys %INSIDE) {
     }
 }
 
+# Four objects that go in each order there is, at the end of the program, with all of them at work.
+sub orders {
+    my (@names) = @_;
+    return [] if !@names;
+    return map { my $first = $_; map { [$first, @$_] } orders(grep { $_ ne $first } @names) } @names;
+}
+for my $order (orders(qw(loop conn dom stream))) {
+    my $kind = $turn++ % 2 && $daemon ? 'remote' : 'test';
+    for my $loop (qw(poll default)) {
+        my $gone = join ' ', map { "undef \$$_;" } @$order;
+        add_case("$kind, loop $loop, gone in the order @$order", <<"PERL", $uri{$kind}, 6);
+my \$loop = $LOOP{$loop}{new};
+my \$conn = open_connection();
+my \$dom = \$conn->get_domain_by_name('test');
+my \$stream = \$conn->new_stream(Sys::Virt::Stream::NONBLOCK());
+\$conn->domain_event_register_any(\$dom, Sys::Virt::Domain::EVENT_ID_LIFECYCLE(), protect(sub { }));
+\$dom->screenshot(\$stream, 0, 0);
+\$stream->add_callback(Sys::Virt::Stream::EVENT_READABLE(), sub { });
+$LOOP{$loop}{run};
+cause_event(\$conn);
+$gone
+exit 6;
+PERL
+    }
+}
+
+# exit in a method, which libvirt calls with its locks held: it comes when the call is done.
+if ($daemon) {
+    for my $method (map { ("${_}_handle", "${_}_timeout") } qw(add update remove)) {
+        for my $caught (0, 1) {
+            add_case("remote, exit in the method $method" . ($caught ? ', in an eval' : ''), <<"PERL", $uri{remote}, 7);
+use Sys::Virt::Event::Poll;
+our \$at_work;
+{ package Exits; our \@ISA = 'Sys::Virt::Event::Poll';
+  sub $method { my \$result = &{'Sys::Virt::Event::Poll'->can('$method')}; if (\$main::at_work) { ${\($caught ? 'eval { exit 7 }' : 'exit 7')} } \$result } }
+my \$loop = Exits->new->register;
+\$at_work = '$method' =~ /add/;
+my \$conn = open_connection();
+\$at_work = 1;
+\$conn->num_of_domains;
+\$conn->domain_event_deregister_any(0);
+undef \$conn;
+print "not here\\n";
+PERL
+        }
+    }
+}
+
+my %THROWN = (
+    'a callback that dies, and nobody catches it' => ['add_timeout(1, sub { die "oops\n" }); $! = 0; RUN while 1;', 255, "oops\n"],
+    'exec'            => ['RUN; exec { $^X } $^X, "-e", "exit 9";', 9],
+    'exec in a timer' => ['add_timeout(1, sub { exec { $^X } $^X, "-e", "exit 9" }); RUN while 1;', 9],
+    'exit in END'     => ['END { $conn->num_of_domains; exit 8 }', 8],
+    'exit in a signal handler in a call' => ['$SIG{USR1} = sub { exit 7 }; kill USR1 => $$; $conn->num_of_domains while 1;', 7],
+);
+for my $end (sort keys %THROWN) {
+    for my $loop (qw(poll default)) {
+        my $kind = $turn++ % 2 && $daemon ? 'remote' : 'test';
+        my ($code, $exit, $stderr) = @{ $THROWN{$end} };
+        (my $program = "my \$loop = $LOOP{$loop}{new}; our \$conn = open_connection(); add_timeout(5, sub { }); $code") =~ s/RUN/$LOOP{$loop}{run}/g;
+        add_case("$kind, loop $loop, $end", $program, $uri{$kind}, $exit, $stderr);
+    }
+}
+
 # Watches of the program's own, with code that has a destructor.
 for my $loop (sort keys %LOOP) {
     add_case("loop $loop, watches with destructors", <<"PERL", '', 0);

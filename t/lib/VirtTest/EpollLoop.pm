@@ -130,7 +130,8 @@ sub run_once {
     my $pass = ++$self->{pass};
     $self->_open_epoll if $self->{pid} != $$;    # a child: the list is its parent's, too
     # What is off, closed, or in its callback right now (a nested run) is left out.
-    my @on      = grep { !$_->{busy} } values %{ $self->{watch} };
+    my @all     = values %{ $self->{watch} };    # grep holds no references, and a signal handler may remove some
+    my @on      = grep { !$_->{busy} } @all;
     my @handles = grep { $_->{mask} && !$_->{dead} } grep { defined $_->{fd} } @on;
     my @timers  = grep { defined $_->{due} } @on;
 

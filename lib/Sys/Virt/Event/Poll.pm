@@ -132,8 +132,11 @@ sub _check_seconds {
 # adds waits for the next one. False, at once, when there is nothing to wait for, unless $sleep.
 sub _pass {
     my ($self, $max_seconds, $sleep) = @_;
-    my @handles = grep { $_->{events} && !$_->{closed} && !$_->{busy} } values %{ $self->{handles} };
-    my @due = map { $_->{busy} ? () : $_->{due} // () } values %{ $self->{timers} };
+    # A signal handler may remove what grep, map or sort are at work on: these hold no references.
+    my @watched = values %{ $self->{handles} };
+    my @timed = values %{ $self->{timers} };
+    my @handles = grep { $_->{events} && !$_->{closed} && !$_->{busy} } @watched;
+    my @due = map { $_->{busy} ? () : $_->{due} // () } @timed;
     my $nothing = !$sleep && !@due && !grep { !$_->{wake} } @handles;
 
     my @wait = map { $_ - _now() } List::Util::min(@due) // ();
@@ -141,8 +144,10 @@ sub _pass {
     my @ready = _poll(\@handles, $nothing ? 0 : List::Util::min(@wait));
     return 0 if $nothing && !@ready;
     my ($now, $pass) = (_now(), ++$self->{passes});
-    my @expired = sort { $a->{due} <=> $b->{due} || $a->{key} <=> $b->{key} }
-        grep { defined $_->{due} && $_->{due} <= $now && !$_->{busy} } values %{ $self->{timers} };
+    @timed = values %{ $self->{timers} };
+    # Each is asked once when it is due: a handler may disable it.
+    my @armed = grep { defined $_->[0] && $_->[0] <= $now } map { [$_->{busy} ? undef : $_->{due}, $_] } @timed;
+    my @expired = map { $_->[1] } sort { $a->[0] <=> $b->[0] || $a->[1]{key} <=> $b->[1]{key} } @armed;
 
     my @errors;
     local $@;

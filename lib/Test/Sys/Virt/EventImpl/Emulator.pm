@@ -196,7 +196,7 @@ sub domain_xml {
     return <<"XML";
 <domain type='qemu'>
   <name>$name</name>
-  <memory unit='MiB'>1</memory>
+  <memory unit='MiB'>8</memory>
   <vcpu>1</vcpu>
   <os><type arch='i686' machine='pc'>hvm</type></os>
   <devices>
