@@ -82,8 +82,8 @@ int sve_mailbox_fd(sve_mailbox *box)
 
 void sve_mailbox_ring(sve_mailbox *box)
 {
-    /* A full pipe is readable already, so a failed write loses nothing. */
-    if (is_ours(box, box->write_fd) && write(box->write_fd, "", 1) < 0)
+    /* A full pipe is readable already, so a failed write loses nothing; one that nobody reads would raise SIGPIPE. */
+    if (is_ours(box, box->read_fd) && is_ours(box, box->write_fd) && write(box->write_fd, "", 1) < 0)
         return;
 }
 

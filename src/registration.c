@@ -6,6 +6,7 @@
 #include "callback.h"
 #include "default_loop.h"
 #include "perl_loop.h"
+#include "signals.h"
 
 #include <pthread.h>
 
@@ -39,15 +40,21 @@ void sve_must_be_registered(pTHX_ CV *cv)
     sve_must_be_owner(aTHX_ cv);
 }
 
+static void abandon(void)
+{
+    sve_bridge_abandon();
+    sve_perl_loop_forget();
+    sve_signals_end();
+    registered.perl = NULL;
+}
+
 /* From here on libvirt's calls find no loop, and nothing enters the dying interpreter. */
 static void owner_ends(pTHX_ void *unused)
 {
     PERL_UNUSED_ARG(unused);
     if (registered.perl != PERL_GET_CONTEXT)
         return;
-    sve_bridge_abandon();
-    sve_perl_loop_forget();
-    registered.perl = NULL;
+    abandon();
 }
 
 /* The owner is another thread, which the child does not have. The bridge has seen the fork first. */
@@ -55,9 +62,7 @@ static void in_child(void)
 {
     if (!registered.perl || pthread_equal(pthread_self(), registered.thread))
         return;
-    sve_bridge_abandon();
-    sve_perl_loop_forget();
-    registered.perl = NULL;
+    abandon();
 }
 
 static void become_owner(pTHX_ sve_registration kind)
@@ -69,6 +74,7 @@ static void become_owner(pTHX_ sve_registration kind)
     registered.kind = kind;
     registered.thread = pthread_self();
     registered.perl = PERL_GET_CONTEXT;
+    sve_signals_come_here();
     call_atexit(owner_ends, NULL);
 }
 

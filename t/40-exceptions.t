@@ -11,7 +11,7 @@ use Time::HiRes qw(time);
 
 use Sys::Virt::Event qw(:all);
 use Sys::Virt::Event::Poll;
-use VirtTest;
+use VirtTest qw(:DEFAULT patience);
 use Test::Sys::Virt::EventImpl::CApi;
 use VirtTest::Child;
 use VirtTest::Loop;
@@ -164,9 +164,9 @@ for my $dies (0, 1) {
         my $handled = 0;
         local $SIG{ALRM} = sub { $handled++; die "time is up\n" if $dies };
         Time::HiRes::ualarm(20_000);
-        my $start = time;
-        my $error = exception_of { 1 while !$handled && time < $start + 8 && (run_default(8), 1) };
-        return (handled => $handled, error => $error, soon => time - $start < 4);
+        my ($start, $long) = (time, patience(8));
+        my $error = exception_of { 1 while !$handled && time < $start + $long && (run_default($long), 1) };
+        return (handled => $handled, error => $error, soon => time - $start < $long / 2);
     };
     is($got{handled}, 1, 'a signal while run_default waits is handled');
     is($got{error}, $dies ? "time is up\n" : undef,

@@ -19,8 +19,7 @@ my @LOOPS = (
     ['installed', 'The same loop on the module of Sys::Virt', 1],
 );
 pop @LOOPS if !$ENV{AUTHOR_TESTING} && !@ARGV;
-# perl's own translation of a C header, which not every perl has.
-@LOOPS = grep { $_->[0] ne 'epoll' || $^O eq 'linux' && grep { -e "$_/syscall.ph" } @INC } @LOOPS;
+@LOOPS = grep { $_->[0] ne 'epoll' || VirtTest::has_epoll() } @LOOPS;
 for my $case (Test::Sys::Virt::EventImpl::Case::all()) {
     my $why = Test::Sys::Virt::EventImpl::Case::why_not($case, { make => 1 });
     plan skip_all => $why if defined $why;

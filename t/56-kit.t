@@ -40,8 +40,8 @@ subtest 'each case says what it is about' => sub {
 
 subtest 'a loop that hangs, crashes, or ends the process fails one case' => sub {
     my %loop = (
-        'hangs in Perl' => [sub { 1 while 1 }, qr/^It hung: killed after 0\.75 s\n.*is in/m],
-        'hangs asleep'  => [sub { sleep 100 }, qr/^It hung: killed after 0\.75 s/],
+        'hangs in Perl' => [sub { 1 while 1 }, qr/^It hung: killed after [\d.]+ s\n.*is in/m],
+        'hangs asleep'  => [sub { sleep 100 }, qr/^It hung: killed after [\d.]+ s/],
         'crashes'       => [sub { kill SEGV => $$ }, qr/^Its process died of signal 11$/m],
         'exits'         => [sub { exit 3 }, qr/^Its process ended with exit code 3$/m],
         '_exits with 0' => [sub { POSIX::_exit(0) }, qr/^Its process ended in the midst of the case$/m],

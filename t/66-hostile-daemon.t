@@ -13,8 +13,7 @@ use SecondClient;
 use Test::More;
 use Test::Sys::Virt::EventImpl::Daemon;
 use Test::Sys::Virt::EventImpl::Util qw(pause);
-use VirtTest qw(watchdog exception_of open_fds);
-use VirtTest::EpollLoop;
+use VirtTest qw(watchdog exception_of open_fds has_epoll);
 
 BEGIN {
     plan skip_all => 'Sys::Virt is not installed' if !eval { require Sys::Virt };
@@ -32,7 +31,9 @@ use constant {
     REASON_KEEPALIVE => 2,
 };
 
-my ($POLL, $EPOLL, $OLD) = qw(Sys::Virt::Event::Poll VirtTest::EpollLoop OldLoop);
+my $EPOLL = has_epoll() ? 'VirtTest::EpollLoop' : 'OldLoop';
+eval "require $EPOLL" or die;
+my ($POLL, $OLD) = qw(Sys::Virt::Event::Poll OldLoop);
 my $SCREENSHOT = '/usr/share/libvirt/test-screenshot.png';
 
 # The lifecycle event that each method causes.

@@ -145,6 +145,7 @@ sub without_a_loop {
     }
     refuses(drain => $none, 1);
     refuses(run_default => $none);
+    refuses($_ => $none) for qw(adopt forget);
     works(registered => 'nothing', sub { my $registered = $_[0]->() });
     works(watches => 'nothing', sub { my @watches = $_[0]->() });
     works(is_idle => 'nothing', sub { my $idle = $_[0]->() });
@@ -673,6 +674,7 @@ sub with_the_default_loop {
     works(registered => 'the default loop', sub { my $registered = $_[0]->() });
     refuses(register => 'register_default was called', VirtTest::Loop->new);
     works(run_default => 'nothing to do', sub { $_[0]->(0) });
+    refuses($_ => 'after register_default libvirt keeps its handles to itself') for qw(adopt forget);
     refuses(run_default => "number of seconds $$_[1]", $$_[0]) for [-1, '-1 is negative'], ['x', '"x" is not a number'];
     my $fired = sub {
         my ($call, @callbacks) = @_;
@@ -806,7 +808,7 @@ sub with_threads {
         my $not_ours = 'the event loop belongs to another thread';
         refuses($_->[0] => $not_ours, @$_[1 .. $#$_]) for [add_handle => 0, 1, $code], [add_timeout => 5, $code],
             map({ ["update_$_" => 1, 1], ["remove_$_" => 1] } @KINDS), [drain => 1], ['run_default'],
-            ['register_default'], [register => VirtTest::Loop->new];
+            ['adopt'], ['forget'], ['register_default'], [register => VirtTest::Loop->new];
         leakless(watches => 'in a thread', "Cannot list watches: $not_ours", sub { $_[0]->() });
         leakless(is_idle => 'in a thread', "Cannot tell whether idle: $not_ours", sub { $_[0]->() });
         works(registered => 'in a thread', sub { my $none = $_[0]->() });
@@ -821,8 +823,30 @@ sub with_threads {
     return;
 }
 
+# A child of the process that registered.
+
+sub with_a_parent {
+    my $dies = sub { die "method\n" };
+    for my $function (qw(adopt forget)) {
+        my @of_child = in_child {
+            register($loop = VirtTest::Loop->new);
+            my @sockets = socket_pair();
+            CApi::add_handle($sockets[0], 1);
+            CApi::add_timeout(5);
+            works($function => 'in the parent', sub { $_[0]->() });
+            in_child {
+                $loop->on(update_handle => $dies) if $function eq 'adopt';
+                leakless($function => 'in a child', 'done', sub { eval { $_[0]->() } });
+                return @results;
+            };
+        };
+        push @results, @of_child;
+    }
+    return;
+}
+
 my %exercised;
-my @processes = (\&without_a_loop, \&after_others, \&with_an_object, \&with_the_default_loop, \&with_poll);
+my @processes = (\&without_a_loop, \&after_others, \&with_an_object, \&with_the_default_loop, \&with_poll, \&with_a_parent);
 if ($Config{useithreads}) {
     push @processes, \&with_threads;
 } else {

@@ -16,7 +16,7 @@ use Test::Sys::Virt::EventImpl::Util;
 use Time::HiRes qw(time);
 
 our @EXPORT    = qw(watchdog warnings_of exception_of fresh_perl pipe_pair socket_pair open_fds thread_count);
-our @EXPORT_OK = qw(patience);
+our @EXPORT_OK = qw(patience has_epoll);
 
 my $watchdog;
 
@@ -36,6 +36,9 @@ sub watchdog {
     });
     return;
 }
+
+# Whether VirtTest::EpollLoop can be loaded: it needs perl's own translation of a C header, which not every perl has.
+sub has_epoll { return $^O eq 'linux' && grep { -e "$_/syscall.ph" } grep { !ref } @INC }
 
 sub warnings_of(&) {
     my ($code) = @_;
