@@ -452,7 +452,8 @@ static void refuse_to_run(pTHX_ sve_watch *watch, const char *why)
 
 static bool may_run(pTHX_ sve_watch *watch)
 {
-    if (sve_is_locked(aTHX)) {           /* the callback would wait for a lock that its own thread holds */
+    /* libvirt's callback would wait for a lock that its own thread holds. */
+    if (sve_is_locked(aTHX) && watch->attached && !sve_bridge_is_own(watch)) {
         refuse_to_run(aTHX_ watch, "Cannot run callback: a method of the loop is running (the loop was run inside it)");
         return false;
     }

@@ -41,6 +41,7 @@ static void pass_on(int number, siginfo_t *info, void *context)
 /* What %SIG has installed before; flags and mask stay. */
 static void take_over(void)
 {
+    dSAVE_ERRNO;
     for (int number = 1; number < NSIG; number++) {
         struct sigaction action;
         if (sigaction(number, NULL, &action) == 0 && action.sa_handler == AS(one_argument_handler *, perls)) {
@@ -48,6 +49,7 @@ static void take_over(void)
             sigaction(number, &action, NULL);
         }
     }
+    RESTORE_ERRNO;
 }
 
 void sve_signals_come_here(void)

@@ -74,7 +74,7 @@ sub update_timeout {
     my $timer = $self->{timers}{$key} or return;
     $timer->{ms} = $ms;
     # 0 ms is due in each pass, however often it is set again meanwhile.
-    $timer->{due} = $ms < 0 ? undef : $ms == 0 ? 0 : _now() + $ms / 1000;
+    $timer->{due} = $ms > 0 ? _now() + $ms / 1000 : 0;
     return;
 }
 
@@ -136,7 +136,7 @@ sub _pass {
     my @watched = values %{ $self->{handles} };
     my @timed = values %{ $self->{timers} };
     my @handles = grep { $_->{events} && !$_->{closed} && !$_->{busy} } @watched;
-    my @due = map { $_->{busy} ? () : $_->{due} // () } @timed;
+    my @due = map { $_->{busy} || $_->{ms} < 0 ? () : $_->{due} } @timed;
     my $nothing = !$sleep && !@due && !grep { !$_->{wake} } @handles;
 
     my @wait = map { $_ - _now() } List::Util::min(@due) // ();
@@ -145,9 +145,8 @@ sub _pass {
     return 0 if $nothing && !@ready;
     my ($now, $pass) = (_now(), ++$self->{passes});
     @timed = values %{ $self->{timers} };
-    # Each is asked once when it is due: a handler may disable it.
-    my @armed = grep { defined $_->[0] && $_->[0] <= $now } map { [$_->{busy} ? undef : $_->{due}, $_] } @timed;
-    my @expired = map { $_->[1] } sort { $a->[0] <=> $b->[0] || $a->[1]{key} <=> $b->[1]{key} } @armed;
+    my @expired = sort { $a->{due} <=> $b->{due} || $a->{key} <=> $b->{key} }
+        grep { !$_->{busy} && $_->{ms} >= 0 && $_->{due} <= $now } @timed;
 
     my @errors;
     local $@;
@@ -202,7 +201,7 @@ sub _dispatch_handle {
 
 sub _dispatch_timer {
     my ($self, $pass, $timer, $now) = @_;
-    return if !$self->_may_serve($pass, $timer) || !defined $timer->{due} || $timer->{due} > $now;
+    return if !$self->_may_serve($pass, $timer) || $timer->{ms} < 0 || $timer->{due} > $now;
     $timer->{due} = $now + $timer->{ms} / 1000 if $timer->{ms};
     local $timer->{busy} = 1;
     $self->_run_timeout_callback(@$timer{qw(key cb opaque)});

@@ -403,18 +403,28 @@ sub dispatch {
 
 sub is_busy { my ($self, $watch) = @_; return $watch->{running} }
 
+sub is_wake { my ($watch) = @_; return $watch->{end} && $watch->{end} eq 'wake' }
+
+# Why it is not called, if it is there.
+sub refusal {
+    my ($self, $watch) = @_;
+    return 'a method of the loop is running (the loop was run inside it)' if $self->{locked} && !is_wake($watch);
+    return 'it is running already (a loop was run inside it)' if $self->is_busy($watch);
+    return undef;
+}
+
 sub call_back {
     my ($self, $watch, $events) = @_;
-    $self->deliver;
+    $self->deliver if !$self->{locked} || !$watch->{attached} || is_wake($watch);
     return 0 if !$watch->{attached};
-    if ($self->is_busy($watch)) {
-        $self->warning('Cannot run callback: it is running already (a loop was run inside it)') if !$watch->{warned}++;
+    if (my $why = $self->refusal($watch)) {
+        $self->warning("Cannot run callback: $why") if !$watch->{warned}++;
         return 0;
     }
     $watch->{running}++;
     $self->{running}++;
     $watch->{dispatched}++;
-    if ($watch->{end} && $watch->{end} eq 'wake') {
+    if (is_wake($watch)) {
         $self->{rung} = 0;
         $self->deliver;
         return 1;
