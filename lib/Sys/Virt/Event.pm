@@ -584,7 +584,8 @@ methods do not call it again, and its fd may be ready all the time.
 =item *
 
 The methods are called while libvirt holds locks. They write down what they are told, and return. They call no
-method of Sys::Virt and do not run the loop. Should they die all the same, see L</EXCEPTIONS>.
+method of Sys::Virt and do not run the loop: no callback is called from inside a method, which the first time is a
+warning. Should they die all the same, see L</EXCEPTIONS>.
 
 =item *
 
@@ -652,8 +653,11 @@ comfort, and is short enough to be read.
   sub run_once {
       my ($self, $max_seconds) = @_;
       my $pass = ++$self->{pass};
-      my @handles = grep { $_->{events} && !$_->{busy} } values %{ $self->{handles} };    # mask 0: off
-      my @armed = grep { defined $_->{due} && !$_->{busy} } values %{ $self->{timers} };
+      # In arrays first: a signal handler may remove a watch while grep is at work.
+      my @watched = values %{ $self->{handles} };
+      my @timed = values %{ $self->{timers} };
+      my @handles = grep { $_->{events} && !$_->{busy} } @watched;    # mask 0: off
+      my @armed = grep { defined $_->{due} && !$_->{busy} } @timed;
       my ($wait) = sort { $a <=> $b } $max_seconds // (), map { $_->{due} - now() } @armed;
       my $ms = !defined $wait ? -1 : $wait <= 0 ? 0 : int(1000 * $wait) + 1;
 
@@ -744,6 +748,9 @@ This module cannot see these. Wrap them in L</protect($code)>.
 
 =back
 
+C<exit> does not jump over libvirt's code either. In a callback, a method or a protected handler it ends the code that
+called it; the program ends as soon as libvirt's code is left, and no other callback is called before that.
+
 Callbacks, methods and protected handlers leave C<$@>, C<$!>, C<$_> and libvirt's last error as they were.
 
 =head1 SIGNALS
@@ -767,6 +774,9 @@ has returned.
 
 A handler installed by POSIX::sigaction without C<safe(1)> runs at once, wherever the program is. If it dies inside
 libvirt, nothing can be saved. Use C<%SIG>, or C<< $action->safe(1) >>.
+
+The kernel may give a signal to any thread, also to one of libvirt's, where perl before 5.42 crashes in its own
+handler. So such a signal is passed on to the thread of the loop, if C<%SIG> has a handler for it.
 
 A signal ends the sleep of run_default and of L<Sys::Virt::Event::Poll>. A handler that runs just before the loop
 goes to sleep cannot wake it. Where that matters let the handler write to a pipe, and watch the other end by
