@@ -169,4 +169,22 @@ my @renewed = in_child {
 is_deeply \@renewed, [1, 'remove_handle add_handle', 1, 1, 'theirs'], 'wake fds that were closed are replaced, and what '
     . 'took their numbers is left alone';
 
+# One end alone is of no use: the reading end would hang up for good, the writing end raise SIGPIPE in libvirt's thread.
+for my $end (0, 1) {
+    my @half = in_child {
+        my $loop = VirtTest::Loop->new->register(wake => 1);
+        my $wake = $loop->latest;
+        POSIX::close($wake->{fd} + $end);
+        foreign([add_timeout => 5]);
+        $loop->calls;
+        $loop->dispatch($wake);
+        my @calls = map { $_->[0] } $loop->calls;
+        vec(my $rung = '', $loop->latest->{fd}, 1) = 1;
+        select $rung, undef, undef, 0;
+        return ("@calls", $rung =~ tr/\0//c, scalar watches());
+    };
+    is_deeply \@half, ["add_timeout remove_handle add_handle", 0, 1], qw(reading writing)[$end] . ' end of the wake fd closed: '
+        . 'another one, and nothing is lost';
+}
+
 done_testing;
