@@ -64,7 +64,7 @@ sub remove_handle {
 sub add_timeout {
     my ($self, $ms, $cb, $opaque, $ff) = @_;
     my $key = ++$self->{last_key};
-    $self->{timers}{$key} = { key => $key, cb => $cb, opaque => $opaque, ff => $ff, served => 0 };
+    $self->{timers}{$key} = { key => $key, ms => -1, cb => $cb, opaque => $opaque, ff => $ff, served => 0 };
     $self->update_timeout($key, $ms);
     return $key;
 }

@@ -13,7 +13,7 @@ use POSIX ();
 use Test::More;
 use Test::Sys::Virt::EventImpl::CApi;
 use Test::Sys::Virt::EventImpl::Case;
-use Test::Sys::Virt::EventImpl::Cases::Threads qw(with_threads interrupted_by told clock_ms);
+use Test::Sys::Virt::EventImpl::Cases::Threads qw(with_threads interrupted_by told clock_ms slice);
 use Test::Sys::Virt::EventImpl::Util;
 
 suite fork => 'Processes that fork';
@@ -163,21 +163,22 @@ case 162 => 'silent_in_child', fork => {
 }, sub {
     my ($t) = @_;
     my ($ours, $theirs) = socket_pair();
-    my $handle = $t->add_handle($ours, READABLE);
+    my $handle = $t->add_handle($ours, READABLE, in_callback => [[update_handle => 'self', 0]]);
     $t->passes(2);
     defined(my $pid = fork) or die "Cannot fork: $!";
     if (!$pid) {
         alarm POSIX::ceil(patience(10));
         my $timer = $t->add_timeout(5);
-        my $ticks = sub { my ($count) = @_; $t->until(sub { $t->count(timer => $timer) >= $count }) };
-        $ticks->(10);
+        $t->until(sub { $t->count(timer => $timer) >= 2 });
+        $t->update_timeout($timer, -1);
         put_byte($theirs);
         my $before = cpu_seconds();
-        $ticks->(30);
+        $t->run_fully(0.1);
         POSIX::_exit(cpu_seconds() - $before > 0.03 * max(1, patience(1)) ? 2 : $t->count(handle => $handle));
     }
-    $t->until(sub { $t->count(handle => $handle) }, 10);
-    ok $t->count(handle => $handle), 'the parent is told, asleep or not';
+    my $clock = $t->add_timeout(clock_ms(), in_callback => [[remove_timeout => 'self']]);
+    $t->until(sub { $t->count(handle => $handle) || $t->count(timer => $clock) }, slice());
+    is((told($t))[0], "handle $handle", 'the parent is told while it sleeps');
     local $?;
     waitpid $pid, 0;
     is $? >> 8, 0, 'the child is not, and sleeps';

@@ -14,7 +14,7 @@ use Test::Sys::Virt::EventImpl::CApi;
 use Test::Sys::Virt::EventImpl::Case;
 use Test::Sys::Virt::EventImpl::Util;
 
-our @EXPORT_OK = qw(with_threads interrupted_by told clock_ms);
+our @EXPORT_OK = qw(with_threads interrupted_by told clock_ms slice);
 
 suite threads => "Calls from threads that are not Perl's";
 
