@@ -1,17 +1,21 @@
-/* A signal may interrupt any thread of a process. perl's handler takes it for granted that the thread
- * has an interpreter, and crashes in one of libvirt's; since 5.42 it knows better (Perl/perl5 issue
- * 22487). Where perl has no threads it takes a note, but the thread that sleeps in the loop sleeps on.
- * So such a thread passes the signal to the one that runs the loop.
+/* Two things that perl's own handler of signals does not bear.
+ *
+ * a. A signal may interrupt any thread of a process, also one of libvirt's, which has no interpreter.
+ *    There perl crashes; since 5.42 it knows better (Perl/perl5 issue 22487). Where perl has no threads
+ *    it takes a note, but the thread that sleeps in the loop sleeps on. So such a thread passes the
+ *    signal to the one that runs the loop.
+ * b. While C code runs, the handlers in %SIG wait, and perl counts the signals. At 120 of a kind it
+ *    dies, out of whatever C code that is: with libvirt's locks. So the count is kept below.
  */
 #include "signals.h"
-
-#if PERL_VERSION < 42 || !defined(USE_ITHREADS)
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 
-/* perl's own handler takes one argument or three, as perl was built; the kernel passes three. */
+enum { ENOUGH_PENDING = 100 };
+
+/* perl's handler takes one argument or three, as perl was built; the kernel passes three. */
 typedef void three_argument_handler(int, siginfo_t *, void *);
 typedef void one_argument_handler(int);
 typedef void any_function(void);
@@ -30,10 +34,17 @@ static bool is_perls_thread(void)
 #endif
 }
 
-static void pass_on(int number, siginfo_t *info, void *context)
+static void handle(int number, siginfo_t *info, void *context)
+{
+    dTHX;
+    if (!PL_psig_pend || PL_psig_pend[number] < ENOUGH_PENDING)
+        AS(three_argument_handler *, perls)(number, info, context);
+}
+
+static void on_signal(int number, siginfo_t *info, void *context)
 {
     if (is_perls_thread())
-        AS(three_argument_handler *, perls)(number, info, context);
+        handle(number, info, context);
     else if (has_owner)
         pthread_kill(owner, number);
 }
@@ -45,7 +56,7 @@ static void take_over(void)
     for (int number = 1; number < NSIG; number++) {
         struct sigaction action;
         if (sigaction(number, NULL, &action) == 0 && action.sa_handler == AS(one_argument_handler *, perls)) {
-            action.sa_handler = AS(one_argument_handler *, pass_on);
+            action.sa_handler = AS(one_argument_handler *, on_signal);
             sigaction(number, &action, NULL);
         }
     }
@@ -59,15 +70,8 @@ void sve_signals_come_here(void)
     if (perls)
         return;
     perls = PL_csighandlerp;
-    PL_csighandlerp = AS(Sighandler_t, pass_on);
+    PL_csighandlerp = AS(Sighandler_t, on_signal);
     take_over();
 }
 
 void sve_signals_end(void) { has_owner = false; }
-
-#else
-
-void sve_signals_come_here(void) { }
-void sve_signals_end(void) { }
-
-#endif

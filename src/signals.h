@@ -1,4 +1,4 @@
-/* Signals that the kernel gives to one of libvirt's threads. */
+/* What stands between the kernel and perl's own handler of the signals in %SIG. */
 #ifndef SVE_SIGNALS_H
 #define SVE_SIGNALS_H
 
@@ -6,7 +6,7 @@
 
 #pragma GCC visibility push(hidden)
 
-/* From now on such a signal goes to the calling thread, if %SIG has a handler for it. */
+/* From now on a signal that comes to a thread which is not Perl's goes to the calling one. */
 void sve_signals_come_here(void);
 
 /* The thread ends: such signals are lost. */

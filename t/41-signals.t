@@ -226,13 +226,15 @@ SKIP: {
                 for my $call (sort keys %CALL) {
                     # At the nth method that the call calls, for each n there is.
                     for (my $n = 1; ; $n++) {
-                        my $count = $handled = 0;
+                        my $count = $handled = my $in_cleanup = 0;
+                        local $SIG{__WARN__} = sub { $_[0] =~ /\A\s*\(in cleanup\) signal/ ? $in_cleanup = 1 : warn @_ };
                         $loop->{hook} = sub { if (++$count == $n) { $reached{ $_[0] } = 1; kill USR1 => $$ } };
                         my $error = exception_of { $CALL{$call}->($conn); for (1, 2) { $handled += 0 } };
                         delete $loop->{hook};
                         last if $count < $n;
                         push @wrong, "$call $n: handled $handled times" if $handled != 1;
-                        my $expected = $action =~ /dies|everything/ ? "signal\n" : undef;
+                        # In a destructor, as at the end of a connection, perl makes a warning of it.
+                        my $expected = $action =~ /dies|everything/ && !$in_cleanup ? "signal\n" : undef;
                         push @wrong, "$call $n: " . ($error // 'no exception') if ($error // '') ne ($expected // '');
                     }
                 }
@@ -250,6 +252,25 @@ SKIP: {
             is_deeply \@wrong, [], "$name: a signal in each method called by a connection, whose handler $action";
         }
     }
+
+    # perl dies at 120 pending signals of a kind, wherever it is.
+    my @of_many = in_child {
+        my ($loop) = $LOOP{poll}->();
+        my $conn   = Sys::Virt->new(uri => $daemon->uri);
+        my ($test, $handled) = ($$, 0);
+        local $SIG{USR1} = sub { $handled++ };
+        $daemon->signal('STOP');
+        defined(my $pid = fork) or die "Cannot fork: $!";
+        if (!$pid) {
+            kill(USR1 => $test), pause(0.0005) for 1 .. 400;
+            $daemon->signal('CONT');
+            POSIX::_exit(0);
+        }
+        my @outcomes = outcome { $conn->num_of_domains };
+        waitpid $pid, 0;
+        return (@outcomes, outcome { $conn->num_of_domains }, $handled ? 'handled' : ());
+    };
+    is_deeply \@of_many, [("returns\n") x 2, 'handled'], 'hundreds of signals while a call waits';
 
     # The usual timeout. The signal comes while the call waits for a daemon that stands still; only then does that go on.
     for my $name (sort keys %LOOP) {
