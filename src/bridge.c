@@ -808,8 +808,6 @@ void sve_bridge_let_go(void)
 void sve_bridge_set_loop(sve_loop *loop)
 {
     core.loop = loop;
-    if (!loop)
-        return;
     if (!core.claim)
         begin_claim();
     leave(loop);

@@ -21,7 +21,7 @@ typedef struct {
 
 extern const sve_functions sve_bridge_functions;
 
-/* The loop that serves from now on, or NULL. Nothing may be registered with the one before. */
+/* The loop that serves from now on. Nothing may be registered with the one before. */
 void sve_bridge_set_loop(sve_loop *loop);
 
 /* Takes the wake watch away from the loop; before another one is set. */

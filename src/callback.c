@@ -291,6 +291,7 @@ static void settle_later(pTHX);
 /* exit goes on where nothing of libvirt's is in its way: in a border, else when the statement that made the call of
  * libvirt is done, on a mortal. */
 
+__attribute__((noreturn))
 static void go_on_with_exit(pTHX)
 {
     dMY_CXT;
@@ -351,6 +352,7 @@ void sve_border_open(pTHX_ sve_border *border, SV *added)
 }
 
 /* An exception that was parked is a warning. */
+__attribute__((noreturn))
 static void exit_now(pTHX_ sve_border *border)
 {
     leave_frame(aTHX_ &border->frame);

@@ -431,7 +431,8 @@ sub storm {
         POSIX::_exit(0);
     }
     setitimer(ITIMER_VIRTUAL, 0.001, 0.001);
-    for (my $end = time + patience(3); time < $end && grep({ ($acted{$_} || 0) < $least } @actions);) {
+    my $is_over = sub { ($thrown{"signal\n"} || 0) >= 20 && !grep { ($acted{$_} || 0) < $least } @actions };
+    for (my $end = time + patience(10); time < $end && !$is_over->();) {
         my $error = exception_of { step($steps[rand @steps]) };
         book { $thrown{ ref $error || $error =~ s/ at \S+ line .*//sr =~ s/[0-9]+/N/gr }++ } if defined $error;
     }

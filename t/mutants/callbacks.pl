@@ -26,13 +26,13 @@ return (
         case  => 'comes_out',
         also  => [qw(none_lost last_in_callback nested_exception)],
         what  => 'exceptions are swallowed',
-        edits => [[$POLL, '    _throw(@errors) if @errors;', '']],
+        edits => [[$POLL, '    _throw(splice @errors) if @errors;', '']],
     },
     {
         case  => 'comes_out',
         also  => [qw(last_in_callback nested_exception)],
         what  => 'an exception is a warning, too',
-        edits => [[$POLL, 'for my $error (@others) {', 'for my $error ($first, @others) {']],
+        edits => [[$POLL, '    _warn(@others);', '    _warn($first, @others);']],
     },
     {
         case  => 'lives_on',
@@ -43,21 +43,21 @@ return (
     {
         case  => 'lives_on',
         what  => 'a timer is set anew only when its callback returns',
-        edits => [[$POLL, $AFTER_TIMER, $AFTER_TIMER =~ s/push.*/do { push \@errors, \$@; undef \$timer->{due} };/r]],
+        edits => [[$POLL, $AFTER_TIMER, $AFTER_TIMER =~ s/push.*/do { push \@errors, \$@; \$timer->{ms} = -1 };/r]],
     },
     {
         case  => 'others_run',
         what  => 'the rest of a pass is lost when a callback dies',
         edits => [[$POLL, $AFTER_TIMER, $AFTER_TIMER =~ s/push.*/do {
             push \@errors, \$@;
-            \$_ != \$timer and undef \$_->{due} for \@expired;
+            \$_ != \$timer and \$_->{ms} = -1 for \@expired;
             last;
         };/r]],
     },
     {
         case  => 'none_lost',
         what  => 'only the first exception of a pass is told',
-        edits => [[$POLL, 'for my $error (@others) {', 'for my $error (@others[1 .. $#others]) {']],
+        edits => [[$POLL, '    _warn(@others);', '    _warn(@others[1 .. $#others]);']],
     },
     {
         case  => 'helper_throws',
@@ -76,16 +76,17 @@ return (
         what  => 'callbacks are called on the stack of those who run the loop',
         edits => [
             ['src/callback.c', '    PUSHSTACKi(PERLSI_UNKNOWN);', ''],
-            ['src/callback.c', '    POPSTACK;', ''],
+            ['src/callback.c', '        POPSTACK;', ''],
+            ['src/callback.c', "\n    POPSTACK;", ''],
         ],
     },
     {
         case  => 'add_dies',
-        also  => ['refused'],
+        also  => [qw(refused refused_to_perl)],
         what  => 'nobody is warned of an add method that dies',
         edits => [['src/perl_loop.c', '    } else {
-        sve_refuse(aTHX_ error, refused);', '    } else if (!error) {
-        sve_refuse(aTHX_ error, refused);']],
+        sve_refuse(aTHX_ watch, error, refused);', '    } else if (!error) {
+        sve_refuse(aTHX_ watch, error, refused);']],
     },
     {
         case  => 'no_key',
@@ -217,16 +218,16 @@ return (
     {
         case  => 'nested_sleeps',
         what  => 'a nested run waits for the timer that is being dispatched',
-        edits => [[$POLL, 'my @due = map { $_->{busy} ? () : $_->{due} // () }', 'my @due = map { $_->{due} // () }']],
+        edits => [[$POLL, '$_->{busy} || $_->{ms} < 0 ? ()', '$_->{ms} < 0 ? ()']],
     },
     {
         case  => 'nothing_lost',
         what  => 'timers are set anew one by one, and a nested run ends the pass',
         edits => [
-            [$POLL, '    for my $timer (@expired) {', '    undef $_->{due} for @expired;
+            [$POLL, '    for my $timer (@expired) {', '    $_->{due} = 1e99 for @expired;
     for my $timer (@expired) {
         last if $self->{passes} != $pass;
-        $timer->{due} //= $now if $timer->{ms} >= 0;'],
+        $timer->{due} = $now if $timer->{due} == 1e99;'],
         ],
     },
     {
@@ -301,9 +302,9 @@ return (
         edits => [
             ['src/argument.c', 'SV *code = sv_mortalcopy(arg);', 'SV *code = arg;'],
             ['src/callback.c', '    code = newSVsv(code);
-    sve_border_open(aTHX_ &border, true);
+    sve_border_open(aTHX_ &border, code);
     int id = functions()->add_timeout', '    SvREFCNT_inc(code);
-    sve_border_open(aTHX_ &border, true);
+    sve_border_open(aTHX_ &border, code);
     int id = functions()->add_timeout'],
         ],
     },

@@ -56,11 +56,17 @@ TO
         case  => 'silent_in_child',
         also  => ['goes_on_alone'],
         what  => 'in a child nothing can be masked off',
-        edits => [$LOADED_BY, [$POLL, '    $handle->{events} = $events;', '    $handle->{events} = $events if $pid == $$;']],
+        edits => [
+            $LOADED_BY,
+            [$POLL, '    $handle->{events} = $events;', '    $handle->{events} = $events if $pid == $$;'],
+        ],
     },
     {
         case  => 'goes_on_alone',
         what  => 'what was masked off in a child stays so',
-        edits => [$LOADED_BY, [$POLL, '    $handle->{events} = $events;', '    $handle->{events} = $events if $pid == $$ || !$events;']],
+        edits => [
+            $LOADED_BY,
+            [$POLL, '    $handle->{events} = $events;', '    $handle->{events} = $events if $pid == $$ || !$events;'],
+        ],
     },
 );

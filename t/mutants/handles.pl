@@ -12,8 +12,8 @@ my $SET_EVENTS = '    $handle->{events} = $events;
     $handle->{closed} = 0;';
 my $REMOVE = 'my $handle = delete $self->{handles}{$key} or return -1;';
 my $FREE   = '$self->_free_callback_opaque($handle->{ff}, $handle->{opaque});';
-my $PASS   = 'my @handles = ';
-my $POLLED = 'grep { $_->{events} && !$_->{closed} && !$_->{busy} } values %{ $self->{handles} };';
+my $PASS   = 'my @watched = ';
+my $POLLED = 'grep { $_->{events} && !$_->{closed} && !$_->{busy} } @watched;';
 my $TOLD   = '        $events &= $handle->{events} | ERROR | HANGUP;';
 my $CLOSED = '$handle->{closed} = 1 if $bits & POLLNVAL;';
 my $READY  = 'push @ready, [$handle, $events] if $events;';
@@ -73,8 +73,8 @@ return (
                 if (!$self->{in_pass} && !$handle->{served}) { push @{ $self->{later} }, $key; return 0 }
                 delete $self->{handles}{$key};'],
             [$POLL, 'my @errors;', 'local $self->{in_pass} = 1; my @errors;'],
-            [$POLL, '    _throw(@errors) if @errors;',
-                '    delete @{ $self->{handles} }{ @{ delete $self->{later} || [] } }; _throw(@errors) if @errors;'],
+            [$POLL, '    _throw(splice @errors) if @errors;',
+                '    delete @{ $self->{handles} }{ @{ delete $self->{later} || [] } }; _throw(splice @errors) if @errors;'],
         ],
     },
     {
@@ -201,7 +201,7 @@ return (
         also  => ['readable_and_hangup'],
         what  => 'a hang-up is told, once, where the mask is 0',
         edits => [
-            [$POLL, $POLLED, 'grep { !$_->{closed} && !$_->{busy} } values %{ $self->{handles} };'],
+            [$POLL, $POLLED, 'grep { !$_->{closed} && !$_->{busy} } @watched;'],
             [$POLL, '|| !$handle->{events};', ';'],
             [$POLL, $CLOSED, '$handle->{closed} = 1 if $bits & POLLNVAL || $events && !$handle->{events};'],
         ],
@@ -209,7 +209,7 @@ return (
     {
         case  => 'sleeps_at_mask_0',
         what  => 'what has mask 0 is polled, but not told',
-        edits => [[$POLL, $POLLED, 'grep { !$_->{closed} && !$_->{busy} } values %{ $self->{handles} };']],
+        edits => [[$POLL, $POLLED, 'grep { !$_->{closed} && !$_->{busy} } @watched;']],
     },
     {
         case  => 'enabled_again',

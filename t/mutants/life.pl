@@ -36,7 +36,8 @@ return (
         case  => 'object_after_default',
         what  => 'an object after register_default is ignored',
         edits => [[$REGISTRATION, "    if (registered.kind == SVE_DEFAULT)\n        sve_cannot(aTHX_ cv, \"register",
-            "    if (registered.kind == SVE_DEFAULT)\n        return;\n    if (0)\n        sve_cannot(aTHX_ cv, \"register"]],
+            "    if (registered.kind == SVE_DEFAULT)\n        return;\n"
+            . "    if (0)\n        sve_cannot(aTHX_ cv, \"register"]],
     },
     {
         case  => 'others_first',
@@ -69,25 +70,32 @@ return (
     {
         case  => 'busy_object_stays',
         what  => 'any object is replaced',
-        edits => [[$REGISTRATION, '    if (SvCUR(left))', '    if (0)']],
+        edits => [
+            [$REGISTRATION, '    if (!SvCUR(left)) {', '    if (1) {'],
+            [$REGISTRATION, "        if (!SvCUR(left))\n", "        if (1)\n"],
+        ],
     },
     {
         case  => 'running_object_stays',
         what  => 'an object whose callback is running is replaced',
         edits => [
-            [$REGISTRATION, '    if (census.running || sve_is_locked(aTHX))', '    if (0)'],
+            [$REGISTRATION, '    if (sve_bridge_census().running || sve_is_locked(aTHX))', '    if (0)'],
             [$REGISTRATION, '    count(aTHX_ left, census.due, "outstanding free function");', ''],
         ],
     },
     {
         case  => 'idle_object_replaced',
         what  => 'a second object is ignored',
-        edits => [[$REGISTRATION, 'must_be_idle(aTHX_ cv);', 'must_be_idle(aTHX_ cv); return;']],
+        edits => [
+            [$REGISTRATION, '        sve_bridge_let_go();', ''],
+            [$REGISTRATION, 'let_go(aTHX_ cv);', 'let_go(aTHX_ cv); return;'],
+        ],
     },
     {
         case  => 'idle_object_replaced',
         what  => 'ids start anew with each object',
-        edits => [['src/bridge.c', '    take_away(core.loop, &core.look);', '    take_away(core.loop, &core.look); core.last_id = 0;']],
+        edits => [['src/bridge.c', '    take_away(core.loop, &core.look);',
+            '    take_away(core.loop, &core.look); core.last_id = 0;']],
     },
     {
         case  => 'watches_left',
@@ -116,8 +124,13 @@ PERL
         what  => 'the methods are called when perl destroys what is left',
         edits => [
             [$REGISTRATION, '    if (registered.perl != PERL_GET_CONTEXT)', '    if (1)'],
-            ['src/perl_loop.c', "    if (PL_dirty)\n        return;\n    sve_enter(aTHX_ &frame, true);\n    /* The",
-                "    sve_enter(aTHX_ &frame, true);\n    /* The"],
+            ['src/perl_loop.c', '    if (PL_dirty || !watch->slot)
+        return;
+    sve_enter(aTHX_ &frame, true);
+    /* The', '    if (!watch->slot)
+        return;
+    sve_enter(aTHX_ &frame, true);
+    /* The'],
         ],
     },
     {

@@ -11,7 +11,7 @@ my $END_OF_TIMER = '    $self->_run_timeout_callback(@$timer{qw(key cb opaque)})
 
 # More dispatches before the next poll are made between these.
 my $START_OF_PASS = '    my @errors;';
-my $END_OF_PASS   = '    _throw(@errors) if @errors;';
+my $END_OF_PASS   = '    _throw(splice @errors) if @errors;';
 
 # The core does not dispatch what libvirt has removed, but for these passes.
 my @RUNS_REMOVED = (
@@ -43,7 +43,11 @@ return (
         case  => 'timer_enabled',
         also  => ['last_update_counts'],
         what  => 'a timer that is enabled fires at once, whatever its interval',
-        edits => [[$POLL, '$ms == 0 ? 0 :', '$ms == 0 || exists $timer->{due} && !defined $timer->{due} ? 0 :']],
+        edits => [
+            [$POLL, '    $timer->{ms} = $ms;', '    my $is_off = exists $timer->{due} && $timer->{ms} < 0;
+    $timer->{ms} = $ms;'],
+            [$POLL, '$ms > 0 ? _now()', '$ms > 0 && !$is_off ? _now()'],
+        ],
     },
     {
         case  => 'timer_disabled',
@@ -64,17 +68,18 @@ return (
     {
         case  => 'negative',
         what  => 'only -1 disables',
-        edits => [[$POLL, '$ms < 0 ? undef', '$ms == -1 ? undef']],
+        edits => [[$POLL, '    $timer->{ms} = $ms;', '    $ms = 0 if $ms < -1;
+    $timer->{ms} = $ms;']],
     },
     {
         case  => 'longest',
         what  => 'microseconds in 32 bits',
-        edits => [[$POLL, '_now() + $ms / 1000;', '_now() + unpack("l", pack "l", $ms * 1000) / 1e6;']],
+        edits => [[$POLL, '_now() + $ms / 1000 :', '_now() + unpack("l", pack "l", $ms * 1000) / 1e6 :']],
     },
     {
         case  => 'lets_sleep',
         what  => 'a disabled timer makes it poll without waiting',
-        edits => [[$POLL, '$_->{due} // () } values', '$_->{due} // 0 } values']],
+        edits => [[$POLL, '$_->{busy} || $_->{ms} < 0 ? ()', '$_->{busy} ? ()']],
     },
     {
         case  => 'timer_removed_before',
@@ -104,8 +109,9 @@ return (
         case  => 'timer_disables_itself',
         what  => 'after the callback the timer is started again, disabled or not',
         edits => [
-            [$POLL, $SET_BEFORE, ''],
+            [$POLL, $SET_BEFORE, '    my $ms = $timer->{ms};'],
             [$POLL, $END_OF_TIMER, '    $self->_run_timeout_callback(@$timer{qw(key cb opaque)});
+    $timer->{ms} = $ms if $timer->{ms} < 0;
     $timer->{due} = $now + $timer->{ms} / 1000 if $timer->{ms};
 }'],
         ],
@@ -131,7 +137,7 @@ return (
     {
         case  => 'restarted',
         what  => 'an update to the same interval is left out',
-        edits => [[$POLL, '    $timer->{ms} = $ms;', '    return if defined $timer->{ms} && $timer->{ms} == $ms;
+        edits => [[$POLL, '    $timer->{ms} = $ms;', '    return if exists $timer->{due} && $timer->{ms} == $ms;
     $timer->{ms} = $ms;']],
     },
     {
@@ -155,7 +161,7 @@ return (
     {
         case  => 'set_in_each_pass',
         what  => '0 ms is due from when it was last set',
-        edits => [[$POLL, '$ms == 0 ? 0 :', '']],
+        edits => [[$POLL, '$ms > 0 ? _now()', '$ms >= 0 ? _now()']],
     },
     {
         case  => 'periodic',
@@ -196,7 +202,7 @@ return (
     {
         case  => 'timer_disabled_in_pass',
         what  => 'a timer that was due fires though it is disabled now',
-        edits => [[$POLL, '!defined $timer->{due} || $timer', 'defined $timer->{due} && $timer']],
+        edits => [[$POLL, ' || $timer->{ms} < 0', '']],
     },
     {
         case  => 'timer_restarted_in_pass',
@@ -225,9 +231,8 @@ return (
         what  => 'handles that were enabled in the pass are told what was polled for others',
         edits => [
             [$POLL, '        $events &= $handle->{events} | ERROR | HANGUP;', ''],
-            [$POLL, 'grep { $_->{events} && !$_->{closed} && !$_->{busy} } values %{ $self->{handles} };',
-                'sort { $a->{key} <=> $b->{key} } grep { !$_->{closed} && !$_->{busy} }
-        values %{ $self->{handles} };
+            [$POLL, 'grep { $_->{events} && !$_->{closed} && !$_->{busy} } @watched;',
+                'sort { $a->{key} <=> $b->{key} } grep { !$_->{closed} && !$_->{busy} } @watched;
     my %polled = map { $_->{events} ? ($_->{fd} => 1) : () } @handles;
     @handles = grep { $polled{ $_->{fd} } } @handles;'],
         ],
@@ -248,7 +253,7 @@ return (
         case  => 'timer_enabled_in_pass',
         what  => 'timers that were enabled in the pass fire in it',
         edits => [
-            [$POLL, '    $timer->{ms} = $ms;', '    $timer->{is_new} = !$ms && ($timer->{ms} // 0) < 0;
+            [$POLL, '    $timer->{ms} = $ms;', '    $timer->{is_new} = !$ms && exists $timer->{due} && $timer->{ms} < 0;
     $timer->{ms} = $ms;'],
             [$POLL, $END_OF_PASS, '    for (1 .. 10) {
         my @new = grep { $_->{is_new} } values %{ $self->{timers} };

@@ -10,7 +10,7 @@ return (
         also  => ['calls_while_asleep', 'child_is_woken', 'wakes_kept_apart'],
         what  => 'a timer that was disabled is due a bit later than it should be',
         edits => [[$POLL, '    $timer->{ms} = $ms;', <<'PERL']],
-    $ms = 150 if $ms == 0 && ($timer->{ms} // 0) < 0;
+    $ms = 150 if $ms == 0 && exists $timer->{due} && $timer->{ms} < 0;
     $timer->{ms} = $ms;
 PERL
     },

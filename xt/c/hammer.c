@@ -543,7 +543,7 @@ static void let_go(void)
 {
     sve_bridge_let_go();
     check(!wake);
-    sve_bridge_set_loop(NULL);
+    sve_bridge_abandon();
     for (int i = 0; i < STALE; i++)
         if (stale[i])
             sve_watch_unref(stale[i]);

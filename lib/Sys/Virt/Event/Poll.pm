@@ -149,6 +149,7 @@ sub _pass {
         grep { !$_->{busy} && $_->{ms} >= 0 && $_->{due} <= $now } @timed;
 
     my @errors;
+    bless \@errors, 'Sys::Virt::Event::Poll::Errors';
     local $@;
     for (@ready) {
         my ($handle, $events) = @$_;
@@ -157,7 +158,7 @@ sub _pass {
     for my $timer (@expired) {
         eval { $self->_dispatch_timer($pass, $timer, $now); 1 } or push @errors, $@;
     }
-    _throw(@errors) if @errors;
+    _throw(splice @errors) if @errors;
     return 1;
 }
 
@@ -217,11 +218,24 @@ sub _may_serve {
 # $SIG{__DIE__} has seen the exception already.
 sub _throw {
     my ($first, @others) = @_;
-    for my $error (@others) {
-        eval { warn $error };                # $SIG{__WARN__} may die
-    }
+    _warn(@others);
     local $SIG{__DIE__};
     die $first;
+}
+
+sub _warn {
+    for my $error (@_) {
+        eval { warn $error };                # $SIG{__WARN__} may die
+    }
+    return;
+}
+
+# A signal handler that dies between two callbacks ends the pass.
+sub Sys::Virt::Event::Poll::Errors::DESTROY {
+    my ($errors) = @_;
+    local $@;
+    _warn(@$errors);
+    return;
 }
 
 1;
