@@ -75,7 +75,8 @@ static struct {
     /* Owner. */
     struct own_watch wake, look;
     bool emptying;
-    bool shares, looking, told;          /* there are silent handles; their claims are looked at; it was said */
+    bool shares, looking, hush_due, told;    /* There are silent handles; their claims are looked at; the loop is to
+                                              * be told of a change; the program was told. */
     sve_watch *due, **due_end;
     size_t due_count;
     unsigned long last_due;
@@ -295,11 +296,26 @@ static void cut(sve_watch *watch)
     struct stat is;
     int fds[2];
 
-    lose_claim(watch);
-    if (fstat(watch->fd, &is) < 0 || !S_ISSOCK(is.st_mode) || pipe(fds) < 0)
+    if (fstat(watch->fd, &is) < 0 || !S_ISSOCK(is.st_mode) || is.st_dev != watch->device || is.st_ino != watch->inode)
         return;
+    lose_claim(watch);
+    if (!sve_make_pipe(fds)) {
+        close(watch->fd);
+        return;
+    }
     close(fds[1]);
     sve_replace_fd(watch->fd, fds[0]);
+}
+
+/* Later its number may stand for something else: a child may close all fds. */
+static void identify(sve_watch *watch)
+{
+    struct stat is;
+
+    if (!watch->claim || watch->kind != SVE_HANDLE || fstat(watch->fd, &is) < 0)
+        return;
+    watch->device = is.st_dev;
+    watch->inode = is.st_ino;
 }
 
 static void begin_claim(void)
@@ -355,6 +371,8 @@ static void in_child(void)
         core.shares |= claim->handles != 0;
     }
     end_claims(empty_is_over);
+    sve_table_each(&core.table, identify);
+    core.hush_due = true;
     core.claim = NULL;
     if (is_owner(core.loop))
         begin_claim();
@@ -468,12 +486,10 @@ static bool needs_delivery(sve_loop *loop)
         || (loop && wants_wake_watch(loop) != !!core.wake.watch);
 }
 
-static bool is_in_table(const sve_watch *watch) { return sve_table_find(&core.table, watch->id) == watch; }
-
-static bool is_to_be_hushed(const sve_watch *watch)
+static bool is_to_be_silent(const sve_watch *watch)
 {
     lock();
-    bool silent = is_in_table(watch) && is_silent(watch);
+    bool silent = is_silent(watch);
     unlock();
     return silent;
 }
@@ -484,8 +500,9 @@ static void hush(sve_loop *loop)
     size_t count;
     sve_watch **list = sve_bridge_list(&count);
 
+    core.hush_due = !list && count;
     for (size_t i = 0; list && i < count; i++) {
-        bool silent = is_to_be_hushed(list[i]);
+        bool silent = is_to_be_silent(list[i]);
         if (!list[i]->attached || silent == list[i]->hushed)
             continue;
         list[i]->hushed = silent;
@@ -503,11 +520,13 @@ static void look_at_claims(sve_loop *loop)
     lock();
     core.shares = false;
     for (sve_claim *claim = core.claims; claim; claim = claim->next) {
-        claim->held = claim->held || (claim->handles && sve_claim_take(claim));
+        if (!claim->held && claim->handles)
+            core.hush_due |= claim->held = sve_claim_take(claim);
         core.shares |= claim->handles && !claim->held;
     }
     unlock();
-    hush(loop);
+    if (core.hush_due)
+        hush(loop);
     core.looking = false;
 }
 
@@ -517,7 +536,7 @@ static sve_loop *enter(void)
     sve_loop *loop = core.loop;
     if (!is_owner(loop))
         return NULL;
-    if (core.shares)
+    if (core.shares || core.hush_due)
         look_at_claims(loop);
     if (!sve_mailbox_is_empty(&core.mailbox))
         empty_mailbox(loop);
@@ -724,13 +743,11 @@ sve_verdict sve_bridge_begin(sve_watch *watch)
         /* A removal delivered now may end the token, and with it the caller's hold on the watch. */
         sve_watch_ref(watch);
         sve_bridge_deliver();
-        bool gone = !watch->attached;
+        bool gone = !watch->attached || (core.shares && is_to_be_silent(watch));
         sve_watch_unref(watch);
         if (gone)
             return SVE_GONE;
     }
-    if (watch->hushed)
-        return SVE_GONE;
     if (!watch->attached)
         return SVE_GONE;
     if (watch->running)
@@ -820,10 +837,16 @@ static void forget_own(struct own_watch *own)
     *own = (struct own_watch){ NULL, false, false };
 }
 
+static void abandon(sve_watch *watch)
+{
+    watch->attached = false;
+    watch->claim = NULL;
+    sve_watch_unref(watch);
+}
+
 void sve_bridge_abandon(void)
 {
     unsigned calls;
-    size_t count;
     sve_watch *watch;
 
     lock();
@@ -834,24 +857,17 @@ void sve_bridge_abandon(void)
             sve_watch_unref(watch);
         sve_watch_unref(watch);
     }
-    sve_watch **list = sve_table_list(&core.table, &count);
-    for (size_t i = 0; list && i < count; i++) {
-        list[i]->attached = false;
-        leave_table(list[i]);
-        sve_watch_unref(list[i]);
-    }
+    sve_table_clear(&core.table, abandon);
     end_claims(any_is_over);
     core.claim = NULL;
     unlock();
-    if (list)
-        sve_bridge_list_free(list, count);
     while ((watch = core.due)) {
         core.due = watch->next_due;
         sve_watch_unref(watch);
     }
     forget_own(&core.wake);
     forget_own(&core.look);
-    core.emptying = core.looking = core.shares = false;
+    core.emptying = core.looking = core.shares = core.hush_due = false;
     core.due_end = &core.due;
     core.due_count = 0;
     core.running = 0;
@@ -861,12 +877,13 @@ void sve_bridge_adopt(void)
 {
     lock();
     for (sve_claim *claim = core.claims; claim; claim = claim->next) {
-        if (!claim->held)
+        if (!claim->held && !sve_claim_take(claim))
             sve_claim_renew(claim);
+        claim->held = true;
         claim->inherited = false;
     }
+    core.hush_due = true;
     unlock();
-    look_at_claims(core.loop);
     sve_bridge_deliver();
 }
 
@@ -874,7 +891,7 @@ void sve_bridge_adopt(void)
 static bool forget(sve_watch *watch)
 {
     lock();
-    bool forgotten = watch->claim && watch->claim->inherited && is_in_table(watch);
+    bool forgotten = watch->claim && watch->claim->inherited;
     if (forgotten) {
         leave_table(watch);
         watch->ff = NULL;
@@ -895,7 +912,6 @@ void sve_bridge_forget(void)
             retire(core.loop, list[i]);
     if (list)
         sve_bridge_list_free(list, count);
-    look_at_claims(core.loop);
     sve_bridge_deliver();
 }
 

@@ -131,8 +131,12 @@ static void exit_later(pTHX);
 void sve_leave(pTHX_ sve_frame *frame)
 {
     dMY_CXT;
+    bool exiting = MY_CXT.exiting;
 
+    /* Among the temporaries of the frame may be the mortal of a frame within: it is too early. */
+    MY_CXT.exiting = false;
     leave_frame(aTHX_ frame);
+    MY_CXT.exiting |= exiting;
     if (MY_CXT.exiting)
         exit_later(aTHX);
 }
@@ -264,7 +268,6 @@ static SV *eval_code(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **resul
         PL_stack_sp = PL_stack_base;
         if (result)
             *result = (flags & G_WANT) == G_LIST ? list_of(aTHX_ NULL, 0) : &PL_sv_undef;
-        SPAGAIN;
         POPSTACK;
         return NULL;
     }

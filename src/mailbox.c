@@ -43,11 +43,10 @@ bool sve_mailbox_is_empty(const sve_mailbox *box)
     return atomic_load_explicit(&box->count, memory_order_acquire) == 0;
 }
 
-static bool make_pipe(sve_mailbox *box, int fds[2])
+bool sve_make_pipe(int fds[2])
 {
 #ifdef __linux__
-    if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
-        return false;
+    return pipe2(fds, O_CLOEXEC | O_NONBLOCK) == 0;
 #else
     if (pipe(fds) < 0)
         return false;
@@ -55,8 +54,13 @@ static bool make_pipe(sve_mailbox *box, int fds[2])
         fcntl(fds[i], F_SETFD, FD_CLOEXEC);
         fcntl(fds[i], F_SETFL, O_NONBLOCK);
     }
+    return true;
 #endif
-    return fstat(fds[0], &box->made) == 0;
+}
+
+static bool make_pipe(sve_mailbox *box, int fds[2])
+{
+    return sve_make_pipe(fds) && fstat(fds[0], &box->made) == 0;
 }
 
 /* A program may close all fds, as daemons do, and its next files take their numbers; libvirt does so itself in the
@@ -108,8 +112,13 @@ bool sve_mailbox_silence(sve_mailbox *box)
 
 void sve_replace_fd(int fd, int by)
 {
-    dup2(by, fd);
-    fcntl(fd, F_SETFD, FD_CLOEXEC);
+#ifdef __linux__
+    bool replaced = dup3(by, fd, O_CLOEXEC) >= 0;
+#else
+    bool replaced = dup2(by, fd) >= 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+#endif
+    if (!replaced)
+        close(fd);
     close(by);
 }
 
@@ -117,8 +126,14 @@ void sve_mailbox_renew_fd(sve_mailbox *box)
 {
     int fds[2];
 
-    if (!is_ours(box, box->read_fd) || !is_ours(box, box->write_fd) || !make_pipe(box, fds))
+    if (!is_ours(box, box->read_fd) || !is_ours(box, box->write_fd))
         return;
+    if (!make_pipe(box, fds)) {
+        close(box->read_fd);
+        close(box->write_fd);
+        box->has_fd = false;
+        return;
+    }
     sve_replace_fd(box->read_fd, fds[0]);
     sve_replace_fd(box->write_fd, fds[1]);
 }

@@ -49,7 +49,10 @@ bool sve_mailbox_silence(sve_mailbox *box);
  * the parent's. */
 void sve_mailbox_renew_fd(sve_mailbox *box);
 
-/* The file of `by` takes the number fd, close-on-exec, and leaves its own. */
+/* A pipe, close-on-exec and non-blocking. */
+bool sve_make_pipe(int fds[2]);
+
+/* The file of `by` takes the number fd, close-on-exec, and leaves its own; fd is closed where that fails. */
 void sve_replace_fd(int fd, int by);
 
 #pragma GCC visibility pop

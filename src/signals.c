@@ -21,7 +21,16 @@ typedef void one_argument_handler(int);
 typedef void any_function(void);
 #define AS(type, function) ((type)(any_function *)(function))
 
-static Sighandler_t perls;
+/* Handlers of %SIG are installed by the first; since 5.32 those of POSIX::sigaction, safe ones, by the others. */
+static Sighandler_t *const pointers[] = {
+    &PL_csighandlerp,
+#if PERL_VERSION >= 32
+    (Sighandler_t *)&PL_csighandler1p, (Sighandler_t *)&PL_csighandler3p,
+#endif
+};
+enum { POINTERS = C_ARRAY_LENGTH(pointers) };
+
+static Sighandler_t perls[POINTERS];
 static _Atomic pthread_t owner;
 static atomic_bool has_owner;
 
@@ -38,7 +47,7 @@ static void handle(int number, siginfo_t *info, void *context)
 {
     dTHX;
     if (!PL_psig_pend || PL_psig_pend[number] < ENOUGH_PENDING)
-        AS(three_argument_handler *, perls)(number, info, context);
+        AS(three_argument_handler *, perls[POINTERS - 1])(number, info, context);
 }
 
 static void on_signal(int number, siginfo_t *info, void *context)
@@ -49,13 +58,21 @@ static void on_signal(int number, siginfo_t *info, void *context)
         pthread_kill(owner, number);
 }
 
-/* What %SIG has installed before; flags and mask stay. */
+static bool is_perls(one_argument_handler *handler)
+{
+    for (int i = 0; i < POINTERS; i++)
+        if (handler == AS(one_argument_handler *, perls[i]))
+            return true;
+    return false;
+}
+
+/* What was installed before; flags and mask stay. */
 static void take_over(void)
 {
     dSAVE_ERRNO;
     for (int number = 1; number < NSIG; number++) {
         struct sigaction action;
-        if (sigaction(number, NULL, &action) == 0 && action.sa_handler == AS(one_argument_handler *, perls)) {
+        if (sigaction(number, NULL, &action) == 0 && is_perls(action.sa_handler)) {
             action.sa_handler = AS(one_argument_handler *, on_signal);
             sigaction(number, &action, NULL);
         }
@@ -67,10 +84,12 @@ void sve_signals_come_here(void)
 {
     owner = pthread_self();
     has_owner = true;
-    if (perls)
+    if (perls[0])
         return;
-    perls = PL_csighandlerp;
-    PL_csighandlerp = AS(Sighandler_t, on_signal);
+    for (int i = 0; i < POINTERS; i++) {
+        perls[i] = *pointers[i];
+        *pointers[i] = AS(Sighandler_t, on_signal);
+    }
     take_over();
 }
 

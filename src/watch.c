@@ -123,6 +123,24 @@ void sve_table_remove(sve_table *table, sve_watch *watch)
         resize(table, table->size / 2);
 }
 
+void sve_table_each(const sve_table *table, void (*visit)(sve_watch *watch))
+{
+    for (size_t i = 0; i < table->size; i++) {
+        for (sve_watch *watch = table->buckets[i], *next; watch; watch = next) {
+            next = watch->next_in_bucket;
+            visit(watch);
+        }
+    }
+}
+
+void sve_table_clear(sve_table *table, void (*visit)(sve_watch *watch))
+{
+    sve_table_each(table, visit);
+    if (table->buckets != table->first)
+        free(table->buckets);
+    memset(table, 0, sizeof *table);
+}
+
 sve_watch *sve_table_find(const sve_table *table, int id)
 {
     if (!table->buckets)

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 #include <libvirt/libvirt.h>
 
 #include "claim.h"
@@ -38,6 +39,8 @@ struct sve_watch {
     /* Under the core lock. */
     int value;                           /* event mask or ms, as last asked for */
     sve_claim *claim;                    /* of what libvirt has registered; NULL: the program's own */
+    dev_t device;                        /* handles, after a fork: what the fd stood for then */
+    ino_t inode;
     unsigned pending;                    /* calls of other threads not yet carried out */
     bool posted;                         /* linked through next_posted */
     sve_watch *next_posted;
@@ -81,6 +84,9 @@ typedef struct {
 
 void sve_table_insert(sve_table *table, sve_watch *watch);
 void sve_table_remove(sve_table *table, sve_watch *watch);
+void sve_table_each(const sve_table *table, void (*visit)(sve_watch *watch));
+/* Removes them all. */
+void sve_table_clear(sve_table *table, void (*visit)(sve_watch *watch));
 sve_watch *sve_table_find(const sve_table *table, int id);
 
 /* Every watch, by id, each with a reference for the caller, in an array to be

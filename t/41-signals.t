@@ -159,7 +159,9 @@ SKIP: {
         my $handled = 0;
         local $SIG{USR1} = sub { $handled += 1 };
         my ($loop) = $LOOP{poll}->();
-        local $SIG{USR2} = sub { $handled += 10 };
+        my $action = POSIX::SigAction->new(sub { $handled += 10 }, POSIX::SigSet->new);
+        $action->safe(1);
+        POSIX::sigaction(POSIX::SIGUSR2(), $action);
         my $conn   = Sys::Virt->new(uri => 'test:///default');
         my $stream = $conn->new_stream(Sys::Virt::Stream::NONBLOCK());
         $conn->get_domain_by_name('test')->screenshot($stream, 0);

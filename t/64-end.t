@@ -143,6 +143,21 @@ PERL
     }
 }
 
+# exit in a handler of the warning that a method has died, likewise.
+add_case('test, exit in $SIG{__WARN__}', <<'PERL', $uri{test}, 7) if $has_sys_virt;
+use Sys::Virt::Event::Poll;
+package Bad;
+our @ISA = 'Sys::Virt::Event::Poll';
+sub remove_timeout { die "removed\n" }
+package main;
+my $loop = Bad->new->register;
+my $conn = Sys::Virt->new(uri => $uri);
+my $id = $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE(), sub { });
+$SIG{__WARN__} = sub { exit 7 };
+END { $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE(), sub { }) }
+$conn->domain_event_deregister_any($id);
+PERL
+
 # exit in a method, which libvirt calls with its locks held: it comes when the call is done.
 if ($daemon) {
     for my $method (map { ("${_}_handle", "${_}_timeout") } qw(add update remove)) {

@@ -240,6 +240,34 @@ PERL
     'before: ', 'after: handle', 'its child: ',
 );
 
+# Its parent is gone, but for the other child that waits for that the one that adopts is there.
+$script_is_ok->('adopt, among children whose parent is gone', $SHARED . <<'PERL',
+my @ends = socket_pair();
+child {
+    close $ends[1];
+    get($reader) if !close $writer;
+    sysread $reader, my $byte, 1;              # the parent's end
+    adopt();
+    put($ends[0]);
+    put($theirs);
+    run_until(\&hears);
+    tell_test("one: $heard");
+    get($ends[0]);
+};
+child {
+    close $ends[0];
+    close $writer;
+    get($ends[1]);
+    ticks(1, 1100);
+    tell_test('other: ' . told());
+    put($ends[1]);
+};
+close $_ for @ends;
+POSIX::_exit(0);
+PERL
+    ['one: handle', 'other: '], 'Sys::Virt::Event::Poll',
+);
+
 $in_loops->('forget', <<'PERL',
 my $own = Sys::Virt::Event::add_timeout(-1, sub { });
 forget();
@@ -285,6 +313,73 @@ put($theirs);
 run_until(\&told);
 PERL
     'written: ', 'its end is seen: 1', 'read: ',
+);
+
+# A pipe, as of a stream, is only left alone.
+$in_loops->('what is no socket stays silent', <<'PERL',
+my $pipe = Test::Sys::Virt::EventImpl::CApi::add_handle($reader, 1, read => 1);
+wait_for(child {
+    Test::Sys::Virt::EventImpl::CApi::update_handle($pipe, $_) for 0, 1;
+    put($writer);
+    ticks(3);
+    tell_test('child: ' . told());
+});
+run_until(\&hears);
+tell_test("parent: $heard");
+PERL
+    'child: ', 'parent: handle',
+);
+
+$in_loops->('a socket is cut off even where there are no more fds', <<'PERL',
+wait_for(child {
+    my @files;
+    while (open my $file, '<', '/dev/null') { push @files, $file }
+    Test::Sys::Virt::EventImpl::CApi::update_handle($id, 0);
+    tell_test('written: ' . (defined syswrite $ours, 'x'));
+});
+$theirs->blocking(0);
+tell_test('read: ' . (get($theirs) // ''));
+PERL
+    'written: ', 'read: ',
+);
+
+$in_loops->('what has taken the number of a closed socket is left alone', <<'PERL',
+my $fd = fileno $ours;
+wait_for(child {
+    my ($one, $other) = socket_pair();
+    POSIX::dup2(fileno $other, $fd);
+    forget();
+    put($one);
+    POSIX::read($fd, my $byte, 1);
+    tell_test("read: $byte");
+});
+PERL
+    'read: .',
+);
+
+$in_loops->('a thread of the child does not reach the server either', <<'PERL',
+wait_for(child {
+    Test::Sys::Virt::EventImpl::CApi::run_blocked([update_handle => $id, 0]);
+    tell_test('written: ' . (defined syswrite $ours, 'x'));
+    ticks(3);
+});
+PERL
+    'written: ',
+);
+
+$in_loops->('methods that use the API when their handles are masked off', <<'PERL',
+my $more = Test::Sys::Virt::EventImpl::CApi::add_handle($theirs, 1);
+no strict 'refs';
+no warnings 'redefine';
+my $update = $class->can('update_handle');
+*{"${class}::update_handle"} = sub {
+    Sys::Virt::Event::remove_timeout(Sys::Virt::Event::add_timeout(-1, sub { }));
+    tell_test("masked: $_[2]");
+    &$update;
+};
+wait_for(child { ticks(3) });
+PERL
+    ('masked: 0') x 2,
 );
 
 $in_loops->('calls of threads that the parent has not carried out yet are not the child\'s', <<'PERL',

@@ -366,8 +366,8 @@ callbacks come out of it. Dies also with:
 
 =head2 adopt()
 
-For a child process: takes over what libvirt had registered before the fork, at once and for good, see L</FORK>. The
-other process must not use these connections any more. Elsewhere it does nothing. Returns nothing. Dies with:
+For a child process: takes over what libvirt had registered before the fork, at once, see L</FORK>. The
+other process must not use these connections any more, nor may other children of it that wait for its end. Elsewhere it does nothing. Returns nothing. Dies with:
 
   Cannot adopt: no event loop is registered
   Cannot adopt: after register_default libvirt keeps its handles to itself
@@ -776,7 +776,8 @@ A handler installed by POSIX::sigaction without C<safe(1)> runs at once, whereve
 libvirt, nothing can be saved. Use C<%SIG>, or C<< $action->safe(1) >>.
 
 The kernel may give a signal to any thread, also to one of libvirt's, where perl before 5.42 crashes in its own
-handler. So such a signal is passed on to the thread of the loop, if C<%SIG> has a handler for it.
+handler. So such a signal is passed on to the thread of the loop, if C<%SIG> has a handler for it. And while a call
+lasts handlers wait; perl dies when 120 signals of a kind do, in the midst of libvirt. So no more than 100 are counted.
 
 A signal ends the sleep of run_default and of L<Sys::Virt::Event::Poll>. A handler that runs just before the loop
 goes to sleep cannot wake it. Where that matters let the handler write to a pipe, and watch the other end by
@@ -811,13 +812,14 @@ reads is lost to the other. It stays with the process that opened it, as long as
 
 =item *
 
-In the child its handle is silent: the loop is asked to watch it for nothing. Timers, and the watches that the program
+In the child its handle is silent: as soon as the loop calls this module, it is asked to watch the handle for nothing.
+Timers, and the watches that the program
 itself has added, go on in both processes.
 
 =item *
 
 The child cannot harm it. When libvirt would use the socket there, for a call or to close the connection, the socket
-is cut off first, in the child only. The call fails, with "Bad file descriptor" for a reason; the parent notices
+is cut off first, in the child only. The call fails, and the parent notices
 nothing. Hence a child may end in any way, run the loop, or let go of its objects.
 
 =item *
@@ -830,6 +832,7 @@ then become a daemon:
   $conn->domain_event_register_any(...);
   POSIX::_exit(0) if fork;
   POSIX::setsid();
+  Sys::Virt::Event::adopt();    # the parent may take a moment to end
   $loop->run;
 
 POSIX::_exit, because the normal end of the parent destroys C<$conn>, and Sys::Virt closes the connection if it has no
@@ -837,7 +840,8 @@ handlers, for both processes. A daemon that closes all file descriptors leaves t
 
 =back
 
-A child that has run the loop for a second while the parent still lives prints a warning that starts with
+A child that has had silent handles in its loop for a second, while the parent still lives, prints a warning that starts
+with
 C<Connections that were opened before this process was forked stay silent>. It names the two ways out. L</adopt()> is
 for a child that goes on with the connections although the parent lives, and the parent does not. L</forget()> is for a
 child that has no use for them; a loop of its own can be registered afterwards, if the program's own watches are
