@@ -149,16 +149,19 @@ sub _pass {
         grep { !$_->{busy} && $_->{ms} >= 0 && $_->{due} <= $now } @timed;
 
     my @errors;
-    bless \@errors, 'Sys::Virt::Event::Poll::Errors';
     local $@;
-    for (@ready) {
-        my ($handle, $events) = @$_;
-        eval { $self->_dispatch_handle($pass, $handle, $events); 1 } or push @errors, $@;
-    }
-    for my $timer (@expired) {
-        eval { $self->_dispatch_timer($pass, $timer, $now); 1 } or push @errors, $@;
-    }
-    _throw(splice @errors) if @errors;
+    # A signal handler may die between two callbacks: that is the one to throw.
+    eval {
+        for (@ready) {
+            my ($handle, $events) = @$_;
+            eval { $self->_dispatch_handle($pass, $handle, $events); 1 } or push @errors, $@;
+        }
+        for my $timer (@expired) {
+            eval { $self->_dispatch_timer($pass, $timer, $now); 1 } or push @errors, $@;
+        }
+        1;
+    } or unshift @errors, $@;
+    _throw(@errors) if @errors;
     return 1;
 }
 
@@ -218,24 +221,11 @@ sub _may_serve {
 # $SIG{__DIE__} has seen the exception already.
 sub _throw {
     my ($first, @others) = @_;
-    _warn(@others);
-    local $SIG{__DIE__};
-    die $first;
-}
-
-sub _warn {
-    for my $error (@_) {
+    for my $error (@others) {
         eval { warn $error };                # $SIG{__WARN__} may die
     }
-    return;
-}
-
-# A signal handler that dies between two callbacks ends the pass.
-sub Sys::Virt::Event::Poll::Errors::DESTROY {
-    my ($errors) = @_;
-    local $@;
-    _warn(@$errors);
-    return;
+    local $SIG{__DIE__};
+    die $first;
 }
 
 1;
