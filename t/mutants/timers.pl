@@ -19,10 +19,8 @@ my @RUNS_REMOVED = (
         return SVE_GONE;',
         '    if (!watch->attached && !getenv("IN_PASS"))
         return SVE_GONE;'],
-    [$POLL, '    local $@;
-    for (@ready)', '    local $@;
-    local $ENV{IN_PASS} = 1;
-    for (@ready)'],
+    [$POLL, '    local $@;', '    local $@;
+    local $ENV{IN_PASS} = 1;'],
 );
 
 # A timer that was removed is served all the same, unless this holds; fired: the pass has fired another one.

@@ -344,7 +344,8 @@ Forgets the timer. Returns 0, or -1 if there is none.
 
 An exception of a callback does not end the pass. When all that was ready has been called, the first exception
 leaves C<run_once>, and with it C<run>, C<run_for> or C<run_until>; others of the same pass are warnings. The loop
-can be run again afterwards. Timers and handles stay registered.
+can be run again afterwards. Timers and handles stay registered. A signal handler that dies between two callbacks ends the
+pass: its exception is the one that is thrown.
 
 Of its own the loop dies with C<Cannot run: number of seconds soon is not a number>, and with C<Cannot poll:> and the
 system's reason where poll(2) fails.
