@@ -386,6 +386,7 @@ sub storm {
         $ACTION{$action}->($conn, $run);
     };
     local @SIG{qw(USR1 VTALRM)} = ($handler) x 2;
+    local $SIG{PIPE} = 'IGNORE';
     local $SIG{__WARN__} = sub { my ($warning) = @_; book { push @wrong, "warning: $warning" if $warning !~ $CAN_BE_WARNED } };
 
     # What a callback holds is released with it.
@@ -475,7 +476,8 @@ sub storm {
 my $daemon = $has_sys_virt && !Test::Sys::Virt::EventImpl::Daemon->why_not ? Test::Sys::Virt::EventImpl::Daemon->start : undef;
 for my $name ($ENV{SIGNALS_LOOP} // sort keys %LOOP) {
     my $seed = $ENV{SIGNALS_SEED} || 1 + int rand 1e9;
-    my @wrong = in_child { srand $seed; storm($name, $daemon && $daemon->uri, 30) };
+    my @wrong = eval { in_child { srand $seed; storm($name, $daemon && $daemon->uri, 30) } };
+    push @wrong, $@, $daemon ? $daemon->log : () if $@;
     is_deeply \@wrong, ['idle'], "$name: a storm of signals while everything is done at random" or diag explain(\@wrong), "SIGNALS_SEED=$seed";
 }
 
