@@ -43,7 +43,7 @@ CONF
 sub why_not {
     return 'this is not Linux' if $^O ne 'linux';
     return 'qemu-system-i386 and qemu-system-x86_64 are not installed (Debian: qemu-system-x86)' if !_emulator();
-    return 'libvirt has no qemu driver here (Debian: libvirt-daemon-driver-qemu)' if !_driver();
+    return 'libvirt has no qemu driver here (Debian: libvirt-daemon-driver-qemu)' if !driver('qemu');
     return '/sys is not mounted, where libvirt reads of the processors' if !-r '/sys/devices/system/cpu/online';
     return undef;
 }
@@ -57,10 +57,12 @@ sub _emulator {
     return undef;
 }
 
-sub _driver {
+# The module of libvirt's for a kind of its drivers.
+sub driver {
+    my ($name) = @_;
     my @dirs = map { "$_/libvirt/connection-driver" } '/usr/lib64', @DynaLoader::dl_library_path;
     unshift @dirs, $ENV{LIBVIRT_DRIVER_DIR} if defined $ENV{LIBVIRT_DRIVER_DIR};
-    my ($path) = grep { -e } map { "$_/libvirt_driver_qemu.so" } @dirs;
+    my ($path) = grep { -e } map { "$_/libvirt_driver_$name.so" } @dirs;
     return $path;
 }
 
