@@ -172,29 +172,17 @@ void sve_register_default(pTHX_ CV *cv)
     sve_default_loop_serve();
 }
 
-static void must_see_handles(pTHX_ CV *cv)
+static void with_inherited(pTHX_ CV *cv, void (*act)(void))
 {
+    sve_border border;
+
     sve_must_be_registered(aTHX_ cv);
     if (registered.kind == SVE_DEFAULT)
         sve_cannot(aTHX_ cv, "after register_default libvirt keeps its handles to itself");
-}
-
-void sve_adopt(pTHX_ CV *cv)
-{
-    sve_border border;
-
-    must_see_handles(aTHX_ cv);
     sve_border_open(aTHX_ &border, NULL);
-    sve_bridge_adopt();
+    act();
     sve_border_close(aTHX_ &border);
 }
 
-void sve_forget(pTHX_ CV *cv)
-{
-    sve_border border;
-
-    must_see_handles(aTHX_ cv);
-    sve_border_open(aTHX_ &border, NULL);
-    sve_bridge_forget();
-    sve_border_close(aTHX_ &border);
-}
+void sve_adopt(pTHX_ CV *cv) { with_inherited(aTHX_ cv, sve_bridge_adopt); }
+void sve_forget(pTHX_ CV *cv) { with_inherited(aTHX_ cv, sve_bridge_forget); }
