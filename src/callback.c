@@ -305,10 +305,12 @@ static void go_on_with_exit(pTHX)
 
 static int on_exit_mortal(pTHX_ SV *sv, MAGIC *magic)
 {
-    dMY_CXT;
     PERL_UNUSED_ARG(magic);
 
-    if (MY_CXT.exiting && !PL_dirty) {
+    if (PL_dirty)                        /* MY_CXT may be gone by then */
+        return 0;
+    dMY_CXT;
+    if (MY_CXT.exiting) {
         SvREFCNT_inc_simple_void_NN(sv); /* the jump leaves it half freed: perl finds it at its end */
         go_on_with_exit(aTHX);
     }
@@ -527,16 +529,16 @@ void sve_settle_now(pTHX)
 
 static int settle(pTHX_ SV *sv, MAGIC *magic)
 {
-    dMY_CXT;
     settling_mortal notes[2];            /* on this mortal, and on the one before it */
     PERL_UNUSED_ARG(sv);
 
+    if (PL_dirty)                        /* MY_CXT may be gone by then */
+        return 0;
+    dMY_CXT;
     memcpy(notes, magic->mg_ptr, sizeof notes);
     unsigned long from = notes[0].from;
     /* Mortals go in the reverse order of their coming, but for those that perl moves. */
     MY_CXT.last_mortal = MY_CXT.last_mortal.from == from ? notes[1] : (settling_mortal){ NULL, 0, 0 };
-    if (PL_dirty)
-        return 0;
     if (!MY_CXT.locked)
         settle_from(aTHX_ from);
     else if (MY_CXT.settling >= from)
