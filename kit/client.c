@@ -25,19 +25,20 @@
 enum { BASE_LITERAL, BASE_RESULT, BASE_SELF };
 enum { NULL_OPAQUE = 1, NULL_FF = 2, READ_BYTE = 4, QUIET = 8 };
 
+/* Never freed, as another thread may still run one that was replaced. */
 struct op_list {
-    const capi_op *ops;
+    struct op_list *replaced;
     int n;
+    capi_op ops[];
 };
 
-/* One for each add, and never freed: a free function called twice is to be logged, not to crash, and another thread
- * may still run the ops. */
+/* One for each add, and never freed: a free function called twice is to be logged, not to crash. */
 struct record {
     struct record *next;
     const char *kind;
     int id;
     int flags;
-    struct op_list in_callback, in_free;
+    struct op_list *in_callback, *in_free;
 };
 
 /* What is on a thread's stack: a call to libvirt, a free function (call is ff), or a callback (call is NULL). */
@@ -150,18 +151,18 @@ static bool is_quiet(const struct record *record)
 }
 
 /* With the frame on the stack. */
-static void run_list(const struct record *record, const struct op_list *list, struct capi_frame *frame)
+static void run_list(const struct record *record, struct op_list *const *place, struct capi_frame *frame)
 {
-    struct op_list copy;
+    const struct op_list *list;
 
     pthread_mutex_lock(&mutex);
-    copy = *list;
+    list = *place;
     pthread_mutex_unlock(&mutex);
     stack_top = frame;
-    if (copy.n) {
-        int *results = zeroed(copy.n, sizeof *results);
+    if (list && list->n) {
+        int *results = zeroed(list->n, sizeof *results);
         double slowest = 0;
-        run_ops(copy.ops, copy.n, results, record, &slowest);
+        run_ops(list->ops, list->n, results, record, &slowest);
         free(results);
     }
     stack_top = frame->outer;
@@ -216,11 +217,12 @@ static void on_free(void *opaque)
 
 /* Ops. Each is given its op and the id it is about, and returns its result. */
 
-static struct op_list nested_in(const capi_op *op)
+static struct op_list *nested_in(const capi_op *op)
 {
-    capi_op *copy = zeroed(op->nested, sizeof *copy);
-    memcpy(copy, op + 1, op->nested * sizeof *copy);
-    return (struct op_list){ copy, op->nested };
+    struct op_list *list = zeroed(1, sizeof *list + op->nested * sizeof *op);
+    list->n = op->nested;
+    memcpy(list->ops, op + 1, op->nested * sizeof *op);
+    return list;
 }
 
 static struct record *record_new(const char *kind, const capi_op *op)
@@ -289,15 +291,19 @@ static int op_remove_timeout(const capi_op *op, int id)
 /* 0, or -1 if there was no such add. */
 static int set_ops(const char *kind, int id, const capi_op *op, bool in_free)
 {
-    struct op_list list = nested_in(op);
+    struct op_list **place, *list;
     struct record *record;
 
     pthread_mutex_lock(&mutex);
     for (record = records; record; record = record->next)
         if (record->id == id && !strcmp(record->kind, kind))
             break;
-    if (record)
-        *(in_free ? &record->in_free : &record->in_callback) = list;
+    if (record) {
+        place = in_free ? &record->in_free : &record->in_callback;
+        list = nested_in(op);
+        list->replaced = *place;
+        *place = list;
+    }
     pthread_mutex_unlock(&mutex);
     return record ? 0 : -1;
 }
