@@ -291,17 +291,8 @@ SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result)
 
 static void settle_later(pTHX);
 
-/* exit goes on where nothing of libvirt's is in its way: in a border, else when the statement that made the call of
- * libvirt is done, on a mortal. */
-
-__attribute__((noreturn))
-static void go_on_with_exit(pTHX)
-{
-    dMY_CXT;
-
-    MY_CXT.exiting = false;
-    my_exit((U32)MY_CXT.exit_status);
-}
+/* exit goes on where nothing of libvirt's is in its way, on a mortal: when the border is closed, else when the
+ * statement that made the call of libvirt is done. */
 
 static int on_exit_mortal(pTHX_ SV *sv, MAGIC *magic)
 {
@@ -312,7 +303,8 @@ static int on_exit_mortal(pTHX_ SV *sv, MAGIC *magic)
     dMY_CXT;
     if (MY_CXT.exiting) {
         SvREFCNT_inc_simple_void_NN(sv); /* the jump leaves it half freed: perl finds it at its end */
-        go_on_with_exit(aTHX);
+        MY_CXT.exiting = false;
+        my_exit((U32)MY_CXT.exit_status);
     }
     return 0;
 }
@@ -356,22 +348,13 @@ void sve_border_open(pTHX_ sve_border *border, SV *added)
     MY_CXT.border = border;
 }
 
-/* An exception that was parked is a warning. */
-__attribute__((noreturn))
-static void exit_now(pTHX_ sve_border *border)
-{
-    leave_frame(aTHX_ &border->frame);
-    go_on_with_exit(aTHX);
-}
-
+/* An exit that was put off goes on when the frame frees its temporaries; what was parked is a warning then. */
 void sve_border_close(pTHX_ sve_border *border)
 {
-    dMY_CXT;
     SV *error = border->error;
 
-    if (MY_CXT.exiting)
-        exit_now(aTHX_ border);
-    border->error = NULL;
+    if (!sve_is_exiting(aTHX))
+        border->error = NULL;
     leave_frame(aTHX_ &border->frame);
     if (!error)
         return;
@@ -627,11 +610,7 @@ static const sve_functions *functions(void)
 
 static int finish_add(pTHX_ CV *cv, sve_border *border, int id, SV *code)
 {
-    dMY_CXT;
-
     if (id > 0) {
-        if (MY_CXT.exiting)
-            exit_now(aTHX_ border);
         leave_frame(aTHX_ &border->frame); /* what else went wrong meanwhile is a warning */
         return id;
     }

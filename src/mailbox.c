@@ -129,9 +129,7 @@ void sve_mailbox_renew_fd(sve_mailbox *box)
     if (!is_ours(box, box->read_fd) || !is_ours(box, box->write_fd))
         return;
     if (!make_pipe(box, fds)) {
-        close(box->read_fd);
-        close(box->write_fd);
-        box->has_fd = false;
+        close(box->write_fd);            /* the next bell of the parent is the occasion for another try */
         return;
     }
     sve_replace_fd(box->read_fd, fds[0]);

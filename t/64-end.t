@@ -163,6 +163,19 @@ $conn->domain_event_deregister_any($id);
 PERL
 
 # exit in a method, which libvirt calls with its locks held: it comes when the call is done.
+for my $method (map { ("${_}_handle", "${_}_timeout") } qw(add update remove)) {
+    add_case("public, exit in the method $method", <<"PERL", '', 7);
+use Sys::Virt::Event::Poll;
+{ package Exits; our \@ISA = 'Sys::Virt::Event::Poll'; sub $method { exit 7 } }
+Exits->new->register(wake => 0);
+for my \$kind (qw(handle timeout)) {
+    my \$id = \$kind eq 'handle' ? add_handle(0, 1, sub { }) : add_timeout(1, sub { });
+    Sys::Virt::Event->can("update_\$kind")->(\$id, 0);
+    Sys::Virt::Event->can("remove_\$kind")->(\$id);
+}
+print "not here\\n";
+PERL
+}
 if ($daemon) {
     for my $method (map { ("${_}_handle", "${_}_timeout") } qw(add update remove)) {
         for my $caught (0, 1) {

@@ -110,6 +110,53 @@ PERL
     'child: ', 'parent: handle',
 );
 
+$in_loops->('a handle stays silent when another thread updates it', <<'PERL',
+put($theirs);
+wait_for(child {
+    Test::Sys::Virt::EventImpl::CApi::spawn([update_handle => $id, 3]);
+    ticks(20);
+    tell_test('child: ' . told());
+});
+run_until(\&hears);
+tell_test("parent: $heard");
+PERL
+    'child: ', 'parent: handle',
+);
+
+# Its own wake watch needs two. What other threads ask for waits for the owner's next call, until the parent's bell, which
+# rings for both, is the occasion to make one.
+$in_loops->('a child without free file descriptors', <<'PERL',
+my @fds;
+while (defined(my $fd = POSIX::dup(0))) { push @fds, $fd }
+my $child = child {
+    POSIX::close($_) for @fds;
+    Test::Sys::Virt::EventImpl::CApi::spawn([update_timeout => $timer, 1]);
+    ticks(2);
+    run_until(\&hears);
+    tell_test('child: ' . ($heard =~ /^(?:timer ?)+$/ ? 'the timer' : $heard));
+    Test::Sys::Virt::EventImpl::CApi::update_timeout($timer, -1);
+    told();
+    get($reader);
+    ticks(20);
+    $heard = '';
+    Test::Sys::Virt::EventImpl::CApi::spawn([update_timeout => $timer, 0]);
+    run_until(\&hears);
+    tell_test('child: woken');
+};
+POSIX::close($_) for @fds;
+Test::Sys::Virt::EventImpl::CApi::spawn([update_timeout => $timer, 0]);
+ticks(2);
+run_until(\&hears);
+Test::Sys::Virt::EventImpl::CApi::update_timeout($timer, -1);
+put($writer);
+wait_for($child);
+told();
+ticks(2);
+tell_test('parent: ' . told());
+PERL
+    'child: the timer', 'child: woken', 'parent: ',
+);
+
 $in_loops->('what the program has added, and timers of libvirt, go on', <<'PERL',
 my $read = 0;
 Sys::Virt::Event::add_handle($reader, 1, sub { get($reader); $read++ });
