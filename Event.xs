@@ -4,6 +4,7 @@
 #include "src/callback.h"
 #include "src/default_loop.h"
 #include "src/perl_loop.h"
+#include "src/poll.h"
 #include "src/registration.h"
 #include "src/report.h"
 #include "src/token.h"
@@ -246,6 +247,15 @@ _is_wake(token)
     SV *token
   CODE:
     RETVAL = sve_token_is_wake(aTHX_ token);
+  OUTPUT:
+    RETVAL
+
+int
+_poll_fd(fd, events)
+    int fd
+    int events
+  CODE:
+    RETVAL = sve_poll(fd, events);
   OUTPUT:
     RETVAL
 

@@ -15,7 +15,7 @@ my $reports = work_dir();
 
 # Quiet, it writes nothing but reports.
 my @valgrind = (
-    'valgrind', '--quiet', '--leak-check=full', '--show-leak-kinds=definite', '--errors-for-leak-kinds=definite',
+    'valgrind', '--quiet', '--vgdb=no', '--leak-check=full', '--show-leak-kinds=definite', '--errors-for-leak-kinds=definite',
     '--num-callers=40', "--suppressions=$top/xt/valgrind.supp", "--log-file=$reports/report.%p",
     '--trace-children=yes', '--trace-children-skip=*/libvirtd,*/qemu-system-*',
 );

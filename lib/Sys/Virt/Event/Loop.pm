@@ -1,0 +1,425 @@
+package Sys::Virt::Event::Loop;
+use 5.016;
+use strict;
+use warnings;
+
+our $VERSION = '0.001';
+
+use Carp ();
+use List::Util ();
+use Scalar::Util ();
+use Sys::Virt::Event ();
+use Sys::Virt::EventImpl ();
+use Time::HiRes ();
+
+our @ISA = ('Sys::Virt::EventImpl');
+
+# Bits of libvirt's event masks; CLOSED is of _poll_fd only.
+use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8, CLOSED => 16 };
+
+# How long a fd is left alone, in seconds, on which there is something that nobody wants.
+use constant PAUSE => 0.1;
+
+# For a timer that is there to be waited for.
+use constant FOREVER => 1_000_000;
+
+my $CLOCK = eval { Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
+    ? Time::HiRes::CLOCK_MONOTONIC() : Time::HiRes::CLOCK_REALTIME();
+sub _now { Time::HiRes::clock_gettime($CLOCK) }
+
+# use Sys::Virt::Event::Mojo -register;
+sub import {
+    my ($class, @words) = @_;
+    for my $word (@words) {
+        Carp::croak("Cannot use $class: there is no option $word") if $word ne '-register';
+    }
+    return if !@words;
+    my $registered = Sys::Virt::Event::registered();
+    $class->new->register if !Scalar::Util::blessed($registered) || ($registered->{class} // '') ne $class;
+    return;
+}
+
+# What an adapter has: the modules it needs, with their versions; the name of the option for its host loop, if it takes
+# one; whether libvirt's file descriptors must be wrapped in Perl handles; whether its loop ends by itself when it has
+# nothing to wait for.
+sub _needs           { () }
+sub _loop_option     { () }
+sub _wants_handles   { 0 }
+sub _ends_by_itself  { 0 }
+
+sub new {
+    my ($class, @options) = @_;
+    Carp::croak("Cannot make $class: options are pairs of a name and a value") if @options % 2;
+    my %options = (hold_loop => $class->_holds_by_default, @options);
+    my ($given) = map { delete $options{$_} } $class->_loop_option;
+    my $hold = delete $options{hold_loop};
+    Carp::croak("Cannot make $class: there is no option $_") for sort keys %options;
+    $class->_check_needs;
+    return bless {
+        class => $class, given => $given, hold_loop => $hold, handles => {}, timers => {}, ports => {}, last_key => 0,
+        passes => 0, watched => 0, stopped => 0,
+    }, $class;
+}
+
+sub _holds_by_default { 1 }
+
+# Without loading anything: some modules start their loop, or choose one, when they are loaded.
+sub _check_needs {
+    my ($class) = @_;
+    my %needs = $class->_needs;
+    for my $module (sort keys %needs) {
+        my $version = _version_of($module) // Carp::croak("Cannot make $class: $module is not installed");
+        Carp::croak("Cannot make $class: it needs $module $needs{$module}, and $version is installed")
+            if version->parse($version) < version->parse($needs{$module});
+    }
+    return;
+}
+
+sub _version_of {
+    my ($module) = @_;
+    my $file = $module =~ s{::}{/}gr . '.pm';
+    return $module->VERSION // 0 if $INC{$file};
+    require Module::Metadata;
+    my $found = Module::Metadata->new_from_module($module) or return;
+    return $found->version // 0;
+}
+
+# The host loop, which is looked for when libvirt wants something watched.
+sub loop {
+    my ($self) = @_;
+    if (!$self->{loop}) {
+        $self->{loop} = $self->_find_loop($self->{given});
+        $self->_tend;
+    }
+    return $self->{loop};
+}
+
+# Tells Sys::Virt::Event that this class does not run on for the sake of the wake watch alone.
+sub _knows_wake { 1 }
+
+# What libvirt asks for. Handles of one file descriptor share a port, since most host loops take but one watcher of each.
+# The host's watcher may be armed for more than is wanted: libvirt changes masks with each call to a server, and mostly
+# nothing comes of it.
+
+sub add_handle {
+    my ($self, $fd, $events, $cb, $opaque, $ff) = @_;
+    my $handle = {
+        key => ++$self->{last_key}, fd => $fd, events => $events, cb => $cb, opaque => $opaque, ff => $ff, served => 0,
+    };
+    if (Sys::Virt::Event::_is_wake($opaque)) {
+        $self->{wake} = $handle;
+        $self->_tend if $self->{loop};
+    } else {
+        $self->loop;
+        $self->_enter_port($handle);
+        $self->{watched}++;
+        $self->_tend;
+    }
+    $self->{handles}{ $handle->{key} } = $handle;
+    return $handle->{key};
+}
+
+sub update_handle {
+    my ($self, $key, $events) = @_;
+    my $handle = $self->{handles}{$key} or return;
+    @$handle{qw(events closed)} = ($events, 0);
+    $self->_arm($handle->{port}) if $handle->{port};
+    return;
+}
+
+sub remove_handle {
+    my ($self, $key) = @_;
+    my $handle = delete $self->{handles}{$key} or return -1;
+    $handle->{removed} = 1;
+    if ($self->{wake} && $self->{wake} == $handle) { delete $self->{wake} }
+    else                                           { $self->{watched}-- }
+    $self->_leave_port($handle) if $handle->{port};
+    $self->_tend if $self->{loop};
+    $self->_free_callback_opaque($handle->{ff}, $handle->{opaque});
+    return 0;
+}
+
+sub _enter_port {
+    my ($self, $handle) = @_;
+    my $fd   = $handle->{fd};
+    my $port = $self->{ports}{$fd} || $self->_new_port($fd);
+    $port->{handles}{ $handle->{key} } = $handle;
+    # The number may stand for another file than when the port was armed.
+    if (!eval { $self->_disarm($port); $self->_open_port($port); $self->_arm($port); 1 }) {
+        my $error = $@;
+        delete $port->{handles}{ $handle->{key} };
+        $self->_close_port($port);
+        die $error;
+    }
+    $handle->{port} = $port;
+    return;
+}
+
+sub _new_port {
+    my ($self, $fd) = @_;
+    my $port = $self->{ports}{$fd} = { fd => $fd, handles => {}, armed => 0 };
+    Scalar::Util::weaken(my $weak_self = $self);
+    Scalar::Util::weaken(my $weak_port = $port);
+    $port->{code} = sub { $weak_self->_on_ready($weak_port) if $weak_port };
+    return $port;
+}
+
+# Where the host wants a handle of Perl's it is that of a duplicate: it closes its file descriptor when it goes.
+sub _open_port {
+    my ($self, $port) = @_;
+    my $file = $port->{fd};
+    if ($self->_wants_handles) {
+        undef $file;
+        open $file, '+<&', $port->{fd} or die "Cannot watch file descriptor $port->{fd}: $!\n";
+    }
+    $port->{file} = $file;
+    return;
+}
+
+sub _leave_port {
+    my ($self, $handle) = @_;
+    my $port = delete $handle->{port};
+    delete $port->{handles}{ $handle->{key} };
+    # At once: libvirt closes the file descriptor next.
+    $self->_close_port($port);
+    return;
+}
+
+sub _close_port {
+    my ($self, $port) = @_;
+    return if %{ $port->{handles} };
+    $self->_disarm($port);
+    $self->_cancel(delete $port->{pause}) if $port->{pause};
+    delete $self->{ports}{ $port->{fd} };
+    delete $port->{file};
+    return;
+}
+
+# What the host has to look out for. It reports hang-ups and errors as what can be read or written.
+sub _wanted {
+    my ($port) = @_;
+    my $wanted = 0;
+    for (values %{ $port->{handles} }) {
+        next if $_->{busy} || $_->{closed};
+        $wanted |= $_->{events} & (READABLE | WRITABLE);
+        $wanted |= READABLE if !$port->{pause} && _wants_errors_only($_);
+    }
+    return $wanted;
+}
+
+sub _wants_errors_only {
+    my ($handle) = @_;
+    return $handle->{events} && !($handle->{events} & (READABLE | WRITABLE)) && !$handle->{busy} && !$handle->{closed};
+}
+
+sub _arm {
+    my ($self, $port, $is_exact) = @_;
+    my $wanted = _wanted($port);
+    return if $is_exact ? $wanted == $port->{armed} : !($wanted & ~$port->{armed});
+    $self->_disarm($port);
+    $port->{watcher} = $self->_watch($port->{file}, $wanted & READABLE, $wanted & WRITABLE, $port->{code}) if $wanted;
+    $port->{armed} = $wanted;
+    return;
+}
+
+sub _disarm {
+    my ($self, $port) = @_;
+    $port->{armed} = 0;
+    $self->_unwatch(delete $port->{watcher}, $port->{file}) if $port->{watcher};
+    return;
+}
+
+# Called by the host loop, which says no more than that there is something: poll(2) tells what.
+sub _on_ready {
+    my ($self, $port) = @_;
+    my $pass  = ++$self->{passes};
+    my $mask  = _wanted($port);
+    my $bits  = Sys::Virt::Event::_poll_fd($port->{fd}, $mask);
+    my @ready = sort { $a->{key} <=> $b->{key} } grep { _events_of($_, $bits) } values %{ $port->{handles} };
+    my @errors;
+    for my $handle (@ready) {
+        next if $handle->{removed} || $handle->{busy} || $handle->{served} > $pass;
+        my $events = _events_of($handle, $bits) or next;
+        $handle->{served} = $self->{passes};
+        # Nothing will ever change on a closed one: it is reported once.
+        $handle->{closed} = 1 if $bits & CLOSED;
+        local $handle->{busy} = 1;
+        eval { $self->_run_handle_callback(@$handle{qw(key fd)}, $events, @$handle{qw(cb opaque)}); 1 }
+            or push @errors, $@;
+    }
+    $self->_pause($port) if $bits && !@ready && grep { _wants_errors_only($_) } values %{ $port->{handles} };
+    $self->_arm($port, !@ready) if %{ $port->{handles} };
+    _throw(@errors) if @errors;
+    return;
+}
+
+sub _events_of {
+    my ($handle, $bits) = @_;
+    return 0 if !$handle->{events} || $handle->{busy} || $handle->{closed};
+    return $bits & ($handle->{events} | ERROR | HANGUP);
+}
+
+# There is something to read, and who is there wants to hear of a hang-up alone.
+sub _pause {
+    my ($self, $port) = @_;
+    Scalar::Util::weaken(my $weak_self = $self);
+    Scalar::Util::weaken(my $weak_port = $port);
+    $port->{pause} ||= $self->_timer(PAUSE, sub {
+        return if !$weak_port;
+        delete $weak_port->{pause};
+        $weak_self->_arm($weak_port);
+    });
+    return;
+}
+
+# Timers. The host's is armed for no later than the timer is due; where that was put off meanwhile, it is armed anew.
+
+sub add_timeout {
+    my ($self, $ms, $cb, $opaque, $ff) = @_;
+    $self->loop;
+    my $timer = { key => ++$self->{last_key}, ms => -1, cb => $cb, opaque => $opaque, ff => $ff };
+    Scalar::Util::weaken(my $weak_self = $self);
+    Scalar::Util::weaken(my $weak_timer = $timer);
+    $timer->{code} = sub { $weak_self->_on_timer($weak_timer) if $weak_timer };
+    $self->_set_timer($timer, $ms);
+    $self->{timers}{ $timer->{key} } = $timer;
+    $self->{watched}++;
+    $self->_tend;
+    return $timer->{key};
+}
+
+sub update_timeout {
+    my ($self, $key, $ms) = @_;
+    my $timer = $self->{timers}{$key} or return;
+    $self->_set_timer($timer, $ms);
+    return;
+}
+
+sub remove_timeout {
+    my ($self, $key) = @_;
+    my $timer = delete $self->{timers}{$key} or return -1;
+    $timer->{removed} = 1;
+    $self->_cancel(delete $timer->{host}) if $timer->{host};
+    $self->{watched}--;
+    $self->_tend;
+    $self->_free_callback_opaque($timer->{ff}, $timer->{opaque});
+    return 0;
+}
+
+sub _set_timer {
+    my ($self, $timer, $ms) = @_;
+    $timer->{ms} = $ms;
+    # 0 ms is due in each pass, however often it is set again meanwhile.
+    $timer->{due} = $ms > 0 ? _now() + $ms / 1000 : 0;
+    $self->_arm_timer($timer);
+    return;
+}
+
+sub _arm_timer {
+    my ($self, $timer) = @_;
+    return if $timer->{ms} < 0 || $timer->{busy} || $timer->{removed};
+    my $due = $timer->{due};
+    if ($timer->{host}) {
+        return if $timer->{armed} <= $due;
+        $self->_cancel(delete $timer->{host});
+    }
+    my $seconds = $due ? $due - _now() : 0;
+    $timer->{host} = $self->_timer($seconds > 0 ? $seconds : 0, $timer->{code});
+    $timer->{armed} = $due;
+    return;
+}
+
+sub _on_timer {
+    my ($self, $timer) = @_;
+    delete $timer->{host};
+    return if $timer->{ms} < 0 || $timer->{busy};
+    my $now = _now();
+    return $self->_arm_timer($timer) if $timer->{due} > $now;
+    $timer->{due} = $now + $timer->{ms} / 1000 if $timer->{ms};
+    my $is_ok = do {
+        local $timer->{busy} = 1;
+        eval { $self->_run_timeout_callback(@$timer{qw(key cb opaque)}); 1 };
+    };
+    my $error = $@;
+    $self->_arm_timer($timer);
+    _throw($error) if !$is_ok;
+    return;
+}
+
+# What is not libvirt's: the wake watch, and a timer that keeps a loop running which would end without. Where a loop ends
+# by itself the wake watch must not keep it.
+sub _tend {
+    my ($self) = @_;
+    my $is_in_use = $self->{watched} > 0;
+    my $wake = $self->{wake};
+    my $is_wanted = $is_in_use || !$self->_ends_by_itself;
+    if ($wake && $is_wanted != !!$wake->{port}) {
+        $is_wanted ? $self->_enter_port($wake) : $self->_leave_port($wake);
+    }
+    return if !$self->{hold_loop} || !$self->_ends_by_itself || $is_in_use == !!$self->{hold};
+    if ($is_in_use) { $self->_hold }
+    else            { $self->_cancel(delete $self->{hold}) }
+    return;
+}
+
+sub _hold {
+    my ($self) = @_;
+    Scalar::Util::weaken(my $weak_self = $self);
+    $self->{hold} = $self->_timer(FOREVER, sub { $weak_self->_hold if $weak_self }, 1);
+    return;
+}
+
+# What the program runs.
+
+sub stop { $_[0]{stopped} = 1; return }
+
+sub run_for {
+    my ($self, $seconds) = @_;
+    Carp::croak('Cannot run: there is no number of seconds') if !defined $seconds;
+    $self->run_until(sub { 0 }, $seconds);
+    return;
+}
+
+sub run_until {
+    my ($self, $code, $seconds) = @_;
+    _check_seconds($seconds);
+    my $end = defined $seconds ? _now() + $seconds : undef;
+    local $self->{stopped} = 0;
+    until ($code->()) {
+        my $left = defined $end ? $end - _now() : undef;
+        return 0 if $self->{stopped} || defined $left && $left <= 0;
+        $self->_pass($left, defined $end) or return 0;
+    }
+    return 1;
+}
+
+# One pass of the host loop, of at most so many seconds. False if it has nothing to wait for.
+sub _pass {
+    my ($self, $max_seconds) = @_;
+    $self->loop;
+    my $is_over;
+    my $limit  = defined $max_seconds ? $self->_timer($max_seconds, sub { $is_over = 1 }, 1) : undef;
+    my $result = eval { [$self->_iterate] };
+    my $error  = $@;
+    $self->_cancel($limit) if $limit && !$is_over;
+    _throw($error) if !$result;
+    return $result->[0];
+}
+
+sub _check_seconds {
+    my ($seconds) = @_;
+    return if !defined $seconds || Scalar::Util::looks_like_number($seconds) && $seconds == $seconds;
+    Carp::croak("Cannot run: number of seconds $seconds is not a number");
+}
+
+# $SIG{__DIE__} has seen the exception already.
+sub _throw {
+    my ($first, @others) = @_;
+    for my $error (@others) {
+        eval { warn $error };                # $SIG{__WARN__} may die
+    }
+    local $SIG{__DIE__};
+    die $first;
+}
+
+1;
