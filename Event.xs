@@ -3,6 +3,7 @@
 #include "src/argument.h"
 #include "src/callback.h"
 #include "src/default_loop.h"
+#include "src/ev_loop.h"
 #include "src/perl_loop.h"
 #include "src/poll.h"
 #include "src/registration.h"
@@ -258,6 +259,22 @@ _poll_fd(fd, events)
     RETVAL = sve_poll(fd, events);
   OUTPUT:
     RETVAL
+
+#ifdef SVE_HAVE_EV
+
+bool
+_serve_by_ev(self, loop, hold)
+    SV *self
+    SV *loop
+    bool hold
+  CODE:
+    RETVAL = sve_is_owner(NULL) && SvROK(self) && SvRV(self) == SvRV(sve_perl_loop_object(aTHX));
+    if (RETVAL)
+        sve_perl_loop_hand_over(sve_ev_loop_begin(aTHX_ loop, hold));
+  OUTPUT:
+    RETVAL
+
+#endif
 
 void
 _warn(prefix, error)

@@ -439,8 +439,8 @@ static void carry_out(sve_loop *loop, sve_watch *watch, unsigned calls, int valu
 }
 
 /* Only as many as were there at the start: a busy thread must not hold the owner up. Not from within
- * itself: a call must not overtake the one for the same id that is being carried out. */
-static void empty_mailbox(sve_loop *loop)
+ * itself: a call must not overtake the one for the same id that is being carried out. An attach may replace the loop. */
+static void empty_mailbox(void)
 {
     if (core.emptying)
         return;
@@ -455,7 +455,7 @@ static void empty_mailbox(sve_loop *loop)
         unlock();
         if (!watch)
             break;
-        carry_out(loop, watch, calls, value);
+        carry_out(core.loop, watch, calls, value);
         sve_watch_unref(watch);
     }
     core.emptying = false;
@@ -539,8 +539,8 @@ static sve_loop *enter(void)
     if (core.shares || core.hush_due)
         look_at_claims(loop);
     if (!sve_mailbox_is_empty(&core.mailbox))
-        empty_mailbox(loop);
-    return loop;
+        empty_mailbox();
+    return core.loop;
 }
 
 static void leave(sve_loop *loop)
@@ -620,7 +620,7 @@ static int add(sve_watch *watch)
         give_back_id(watch);
         sve_watch_unref(watch);
     }
-    leave(loop);
+    leave(core.loop);
     return id;
 }
 

@@ -349,13 +349,20 @@ void sve_border_open(pTHX_ sve_border *border, SV *added)
 }
 
 /* An exit that was put off goes on when the frame frees its temporaries; what was parked is a warning then. */
-void sve_border_close(pTHX_ sve_border *border)
+SV *sve_border_end(pTHX_ sve_border *border)
 {
     SV *error = border->error;
 
     if (!sve_is_exiting(aTHX))
         border->error = NULL;
     leave_frame(aTHX_ &border->frame);
+    return error;
+}
+
+void sve_border_close(pTHX_ sve_border *border)
+{
+    SV *error = sve_border_end(aTHX_ border);
+
     if (!error)
         return;
     if (!border->unseen) {
@@ -469,18 +476,31 @@ void sve_dispatch(pTHX_ sve_watch *watch, int events)
     LEAVE;
 }
 
+static void run_in(pTHX_ sve_border *border, sve_watch *watch, int events)
+{
+    sve_border_open(aTHX_ border, NULL);
+    if (may_run(aTHX_ watch)) {
+        border->running = watch;
+        sve_bridge_call(watch, events);
+    }
+}
+
 void sve_run_callback(pTHX_ sve_watch *watch, int events)
 {
     sve_border border;
 
     if (!watch)
         return;
-    sve_border_open(aTHX_ &border, NULL);
-    if (may_run(aTHX_ watch)) {
-        border.running = watch;
-        sve_bridge_call(watch, events);
-    }
+    run_in(aTHX_ &border, watch, events);
     sve_border_close(aTHX_ &border);
+}
+
+SV *sve_run_callback_for_c(pTHX_ sve_watch *watch, int events)
+{
+    sve_border border;
+
+    run_in(aTHX_ &border, watch, events);
+    return sve_border_end(aTHX_ &border);
 }
 
 /* Free functions wait on a mortal: perl frees it when the statement is done that made the call of

@@ -56,6 +56,8 @@ struct sve_border {
 };
 void sve_border_open(pTHX_ sve_border *border, SV *added);
 void sve_border_close(pTHX_ sve_border *border);
+/* Closing where there is no Perl code to throw it at: what was parked is the caller's, or NULL. */
+SV *sve_border_end(pTHX_ sve_border *border);
 
 /* An exception that cannot be thrown here. Where no border takes it, it is a warning
  * that starts with the prefix. */
@@ -74,10 +76,12 @@ void sve_warn_of(sve_loop *loop, const char *message);
 /* The XSUB behind sve_warn. */
 void sve_warn_now(pTHX_ SV *prefix, SV *error);
 
-/* libvirt's callback of a watch, guarded against running twice at once; the second, for the helper
- * methods, with a border around it (NULL: nothing to do). events is of no meaning for timers. */
+/* libvirt's callback of a watch, guarded against running twice at once. The others have a border around it: one for
+ * the helper methods (NULL: nothing to do), and one for loops of C, which returns what was thrown, as sve_border_end
+ * does. events is of no meaning for timers. */
 void sve_dispatch(pTHX_ sve_watch *watch, int events);
 void sve_run_callback(pTHX_ sve_watch *watch, int events);
+SV *sve_run_callback_for_c(pTHX_ sve_watch *watch, int events);
 
 /* For sve_loop's later: the free functions that became due run when the statement that made the
  * call of libvirt is done. */

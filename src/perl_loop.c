@@ -1,5 +1,6 @@
 #include "perl_loop.h"
 #include "callback.h"
+#include "ev_loop.h"
 #include "registration.h"
 #include "token.h"
 
@@ -15,6 +16,7 @@ static const char *const names[][2] = {
 static struct {
     SV *impl;
     SV *methods[3][2];                   /* the names */
+    sve_loop *successor;                 /* the loop of C that it has handed over to */
 } object;
 
 static SV *call_method_of(pTHX_ sve_watch *watch, int which, SV **args, I32 count, SV **result)
@@ -68,6 +70,10 @@ static bool attach(sve_loop *loop, sve_watch *watch, int value)
     args[count++] = sv_mortalcopy(token);
     args[count++] = sv_mortalcopy(token);
     error = call_method_of(aTHX_ watch, ADD, args, count, &key);
+    if (object.successor) {              /* which it has found to serve in its place */
+        sve_leave(aTHX_ &frame);
+        return object.successor->attach(object.successor, watch, value);
+    }
     const char *refused = refusal(aTHX_ watch, error, key);
     if (!refused) {
         watch->slot = newSVsv(key);
@@ -172,11 +178,22 @@ void sve_perl_loop_serve(pTHX_ SV *impl, sve_wake_policy wake)
         sv_2mortal(object.impl);
     else
         make_names(aTHX);
+#ifdef SVE_HAVE_EV
+    sve_ev_loop_end(aTHX);
+#endif
     object_loop.wake_watch = wake;
+    object.successor = NULL;
     object.impl = newRV_inc(SvRV(impl));
     SvREADONLY_on(object.impl);
     sv_setsv(get_sv("Sys::Virt::Event::eventimpl", GV_ADD), impl);
     sve_bridge_set_loop(&object_loop);
+}
+
+void sve_perl_loop_hand_over(sve_loop *to)
+{
+    sve_bridge_let_go();
+    object.successor = to;
+    sve_bridge_set_loop(to);
 }
 
 void sve_perl_loop_forget(void) { object.impl = NULL; }

@@ -21,6 +21,7 @@ my @ADAPTERS = (
             class   => 'Sys::Virt::Event::EV',
             main    => $backend eq 'epoll',
             modules => ['EV'],
+            methods => 0,
             prepare => sub { $ENV{LIBEV_FLAGS} = $flag },
             skip    => $backend eq 'epoll' ? { closed_fd => $CLOSED } : {},
         }

@@ -19,6 +19,13 @@ sub _find_loop {
     return $loop // EV::default_loop();
 }
 
+# All that follows is for a Sys::Virt::Event that was built without EV, or for another version of it.
+sub _hand_over {
+    my ($self) = @_;
+    return defined &Sys::Virt::Event::_serve_by_ev
+        && eval { Sys::Virt::Event::_serve_by_ev($self, $self->{loop}, $self->{hold_loop}) };
+}
+
 # What is libvirt's does not keep the loop running; what does is a timer that is there for that.
 
 sub _watch {

@@ -94,6 +94,9 @@ sub loop {
     return $self->{loop};
 }
 
+# Whether code in C serves libvirt from now on, in place of the object.
+sub _hand_over { 0 }
+
 # Tells Sys::Virt::Event that this class does not run on for the sake of the wake watch alone.
 sub _knows_wake { 1 }
 
@@ -111,6 +114,7 @@ sub add_handle {
         $self->_tend if $self->{loop};
     } else {
         $self->loop;
+        return 0 if $self->_hand_over;
         $self->_enter_port($handle);
         $self->{watched}++;
         $self->_tend;
@@ -249,7 +253,7 @@ sub _on_ready {
     }
     $self->_pause($port) if $bits && !@ready && grep { _wants_errors_only($_) } values %{ $port->{handles} };
     $self->_arm($port, !@ready) if %{ $port->{handles} };
-    _throw(@errors) if @errors;
+    $self->_throw(@errors) if @errors;
     return;
 }
 
@@ -277,6 +281,7 @@ sub _pause {
 sub add_timeout {
     my ($self, $ms, $cb, $opaque, $ff) = @_;
     $self->loop;
+    return 0 if $self->_hand_over;
     my $timer = { key => ++$self->{last_key}, ms => -1, cb => $cb, opaque => $opaque, ff => $ff };
     Scalar::Util::weaken(my $weak_self = $self);
     Scalar::Util::weaken(my $weak_timer = $timer);
@@ -342,7 +347,7 @@ sub _on_timer {
     };
     my $error = $@;
     $self->_arm_timer($timer);
-    _throw($error) if !$is_ok;
+    $self->_throw($error) if !$is_ok;
     return;
 }
 
@@ -382,7 +387,7 @@ sub run_for {
 
 sub run_until {
     my ($self, $code, $seconds) = @_;
-    _check_seconds($seconds);
+    $self->_check_seconds($seconds);
     my $end = defined $seconds ? _now() + $seconds : undef;
     local $self->{stopped} = 0;
     until ($code->()) {
@@ -402,19 +407,19 @@ sub _pass {
     my $result = eval { [$self->_iterate] };
     my $error  = $@;
     $self->_cancel($limit) if $limit && !$is_over;
-    _throw($error) if !$result;
+    $self->_throw($error) if !$result;
     return $result->[0];
 }
 
 sub _check_seconds {
-    my ($seconds) = @_;
+    my (undef, $seconds) = @_;
     return if !defined $seconds || Scalar::Util::looks_like_number($seconds) && $seconds == $seconds;
     Carp::croak("Cannot run: number of seconds $seconds is not a number");
 }
 
 # $SIG{__DIE__} has seen the exception already.
 sub _throw {
-    my ($first, @others) = @_;
+    my (undef, $first, @others) = @_;
     for my $error (@others) {
         eval { warn $error };                # $SIG{__WARN__} may die
     }

@@ -8,30 +8,20 @@ our $VERSION = '0.001';
 use Carp ();
 use IO::Poll qw(POLLIN POLLOUT POLLERR POLLHUP POLLNVAL);
 use List::Util ();
-use Scalar::Util ();
 use Sys::Virt::Event ();
-use Sys::Virt::EventImpl ();
-use Time::HiRes ();
+use Sys::Virt::Event::Loop ();
 
-our @ISA = ('Sys::Virt::EventImpl');
+# It is its own host loop: what it shares with the adapters is what programs call.
+our @ISA = ('Sys::Virt::Event::Loop');
 
-my $CLOCK = eval { Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
-    ? Time::HiRes::CLOCK_MONOTONIC() : Time::HiRes::CLOCK_REALTIME();
-sub _now { Time::HiRes::clock_gettime($CLOCK) }
+BEGIN { *_now = \&Sys::Virt::Event::Loop::_now }
 
 # Bits of libvirt's event masks.
 use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
 
-sub new {
-    my ($class, @unknown) = @_;
-    Carp::croak("Cannot make $class: there is no option $unknown[0]") if @unknown;
-    return bless { handles => {}, timers => {}, last_key => 0, passes => 0, stopped => 0 }, $class;
-}
+sub _holds_by_default { 0 }
 
 sub loop { $_[0] }
-
-# Tells Sys::Virt::Event that this class does not run on for the sake of the wake watch alone.
-sub _knows_wake { 1 }
 
 # What libvirt asks for. A handle or timer is a hash; its key is what libvirt's id stands for.
 
@@ -90,7 +80,7 @@ sub remove_timeout {
 
 sub run_once {
     my ($self, $max_seconds) = @_;
-    _check_seconds($max_seconds);
+    $self->_check_seconds($max_seconds);
     return $self->_pass($max_seconds, 0);
 }
 
@@ -99,33 +89,6 @@ sub run {
     local $self->{stopped} = 0;
     1 while !$self->{stopped} && $self->run_once;
     return;
-}
-
-sub stop { $_[0]{stopped} = 1; return }
-
-sub run_for {
-    my ($self, $seconds) = @_;
-    $self->run_until(sub { 0 }, $seconds);
-    return;
-}
-
-sub run_until {
-    my ($self, $code, $seconds) = @_;
-    _check_seconds($seconds);
-    my $end = defined $seconds ? _now() + $seconds : undef;
-    local $self->{stopped} = 0;
-    until ($code->()) {
-        my $left = defined $end ? $end - _now() : undef;
-        return 0 if $self->{stopped} || defined $left && $left <= 0;
-        $self->_pass($left, defined $end) or return 0;
-    }
-    return 1;
-}
-
-sub _check_seconds {
-    my ($seconds) = @_;
-    return if !defined $seconds || Scalar::Util::looks_like_number($seconds) && $seconds == $seconds;
-    Carp::croak("Cannot run: number of seconds $seconds is not a number");
 }
 
 # One iteration. What is ready is collected before anything is called, so that what a callback
@@ -137,7 +100,8 @@ sub _pass {
     my @timed = values %{ $self->{timers} };
     my @handles = grep { $_->{events} && !$_->{closed} && !$_->{busy} } @watched;
     my @due = map { $_->{busy} || $_->{ms} < 0 ? () : $_->{due} } @timed;
-    my $nothing = !$sleep && !@due && !grep { !$_->{wake} } @handles;
+    my @holding = grep { !$_->{wake} } $self->{hold_loop} ? (@watched, @timed) : @handles;
+    my $nothing = !$sleep && !@due && !@holding;
 
     my @wait = map { $_ - _now() } List::Util::min(@due) // ();
     push @wait, $max_seconds if defined $max_seconds;
@@ -161,7 +125,7 @@ sub _pass {
         }
         1;
     } or unshift @errors, $@;
-    _throw(@errors) if @errors;
+    $self->_throw(@errors) if @errors;
     return 1;
 }
 
@@ -218,16 +182,6 @@ sub _may_serve {
     return 1;
 }
 
-# $SIG{__DIE__} has seen the exception already.
-sub _throw {
-    my ($first, @others) = @_;
-    for my $error (@others) {
-        eval { warn $error };                # $SIG{__WARN__} may die
-    }
-    local $SIG{__DIE__};
-    die $first;
-}
-
 1;
 
 __END__
@@ -271,10 +225,20 @@ All times are in seconds, and may have a fraction. The clock is monotonic, where
 
 =head1 METHODS
 
-=head2 new()
+=head2 new(%options)
 
-Returns a new loop. It has no options; any argument is an exception,
-C<< Cannot make Sys::Virt::Event::Poll: there is no option I<name> >>.
+Returns a new loop. There is one option:
+
+=over
+
+=item hold_loop
+
+Whether what has nothing to do keeps C<run> running: timers that are not armed, and handles with an event mask of 0,
+as an idle connection to C<test:///default> has. Default 0.
+
+=back
+
+Any other is an exception, C<< Cannot make Sys::Virt::Event::Poll: there is no option I<name> >>.
 
 =head2 register(%options)
 
@@ -291,7 +255,7 @@ One pass: waits until a handle is ready or a timer is due, and calls the callbac
 waits at most so long; with 0 it does not wait.
 
 Returns true, or false at once when there is nothing to wait for: no handle with an event mask other than 0, and no
-timer that is armed. The wake watch, by which libvirt's threads wake the loop, does not count. So
+timer that is armed; with C<hold_loop>, nothing registered at all. The wake watch, by which libvirt's threads wake the loop, does not count. So
 C<< 1 while $loop->run_once >> ends when nothing is left to do. An open connection to a server is something to wait
 for. Connections to C<test:///default> are not, once their events have been delivered.
 
