@@ -26,6 +26,7 @@ my @ADAPTERS = (
             skip    => $backend eq 'epoll' ? { closed_fd => $CLOSED } : {},
         }
     } [select => 1], [poll => 2], [epoll => 4]),
+    { name => 'EV in Perl', class => 'VirtTest::EVInPerl', modules => ['EV'], skip => { closed_fd => $CLOSED } },
 );
 
 # Those of the names that match; of each class the main one only, unless all are wanted.
