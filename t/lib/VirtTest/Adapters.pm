@@ -22,8 +22,8 @@ my @ADAPTERS = (
             main    => $backend eq 'epoll',
             modules => ['EV'],
             methods => 0,
-            prepare => sub { $ENV{LIBEV_FLAGS} = $flag },
             skip    => $backend eq 'epoll' ? { closed_fd => $CLOSED } : {},
+            prepare => sub { $ENV{LIBEV_FLAGS} = $flag },
         }
     } [select => 1], [poll => 2], [epoll => 4]),
     { name => 'EV in Perl', class => 'VirtTest::EVInPerl', modules => ['EV'], skip => { closed_fd => $CLOSED } },

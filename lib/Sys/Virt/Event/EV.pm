@@ -55,3 +55,132 @@ sub _iterate {
 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::EV - libvirt in the event loop of EV
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use EV;
+  use Sys::Virt;
+  use Sys::Virt::Event::EV -register;
+
+  my $conn = Sys::Virt->new(uri => 'test:///default');
+  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+      my ($conn, $domain, $event, $detail) = @_;
+      print $domain->get_name, ": event $event, detail $detail\n";
+      EV::break;
+  });
+
+  my $timer = EV::timer 0.1, 0, sub { $conn->get_domain_by_name('test')->suspend };
+  EV::run;
+
+=head1 DESCRIPTION
+
+Programs that run L<EV> get libvirt's events in its loop. So do those whose own loop runs on EV's:
+L<Sys::Virt::Event::AnyEvent>, L<Sys::Virt::Event::Mojo> and L<Sys::Virt::Event::Auto> find that out, and become
+objects of this class.
+
+Where EV was there when Sys::Virt::Event was built, libvirt's file descriptors and timers are watchers of libev, from
+C: nothing of Perl is between EV and libvirt, and the methods of the object are not called. Else the same is done in
+Perl, at some cost.
+
+Signals, threads, and what a program can do in a callback are as described in L<Sys::Virt::Event>.
+
+=head1 METHODS
+
+=head2 new(%options)
+
+Returns a new object. EV is not loaded before libvirt wants something watched. Options:
+
+=over
+
+=item loop
+
+The L<EV::Loop> to use. Default: EV's default loop.
+
+=item hold_loop
+
+Whether C<EV::run> goes on as long as libvirt has anything registered, be it idle, as the timer of a connection to
+C<test:///default> is most of the time. Default 1. With 0 nothing of libvirt's keeps it running.
+
+=back
+
+Any other is an exception, C<< Cannot make Sys::Virt::Event::EV: there is no option I<name> >>. So is a missing EV, and
+one that is older than 4.15.
+
+=head2 register(%options)
+
+Makes it libvirt's event loop, and returns it: see L<Sys::Virt::Event/register($impl, %options)>. In short:
+C<use Sys::Virt::Event::EV -register>, which does nothing if such an object is registered already.
+
+=head2 loop()
+
+Returns the L<EV::Loop>.
+
+=head2 run_for($seconds)
+
+Runs the loop for so many seconds, or until C<stop> is called. See L<Sys::Virt::Event::Loop/METHODS> for this and the
+next two. A program that calls C<EV::run> needs none of them.
+
+=head2 run_until($code, $seconds)
+
+Runs the loop until C<< $code->() >> is true, and returns true then; false when so many seconds are over.
+
+=head2 stop()
+
+Ends the innermost C<run_for> or C<run_until> that is running.
+
+=head1 WHAT KEEPS THE LOOP RUNNING
+
+C<EV::run> returns when no watcher is active. Those of libvirt count, and with them the connections that are open,
+unless C<hold_loop> is 0. What wakes the loop for libvirt's own threads does not count.
+
+=head1 EXCEPTIONS
+
+An exception of a callback goes where EV sends those of its own: to C<$EV::DIED>, which finds it in C<$@>. By default
+that is a warning. The watch stays registered.
+
+=head1 SIGNALS
+
+EV runs handlers in C<%SIG> when the next watcher of Perl's is called, which may be long after the signal. Use
+C<EV::signal>.
+
+=head1 FORK
+
+As described in L<Sys::Virt::Event/FORK>. Loops that were made by C<< EV::Loop->new >> are told of the fork, too, if they
+serve libvirt.
+
+=head1 COST
+
+From C, what libvirt changes costs no system call: libev tells the kernel once an iteration, and only what is
+different. A file descriptor that is ready costs one poll(2), which finds out for what.
+
+=head1 THE KIT
+
+All of L<Test::Sys::Virt::EventImpl> is passed, but for this:
+
+  case       on     reason
+  ---------  -----  --------------------------------------------------------------------------
+  closed_fd  epoll  the kernel drops a closed file descriptor from an epoll set without a word,
+                    so a handle whose file descriptor was closed under it is not told
+
+Cases about methods of the object do not apply where it is served from C.
+
+=head1 SEE ALSO
+
+L<Sys::Virt::Event>, L<EV>
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This module is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut
