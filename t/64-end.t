@@ -9,7 +9,7 @@ use lib "$FindBin::Bin/lib";
 
 use SideBySide qw(side_by_side);
 use Test::More;
-use VirtTest qw(watchdog fresh_perl);
+use VirtTest qw(watchdog fresh_perl adapter_classes);
 use Test::Sys::Virt::EventImpl::Daemon;
 
 watchdog(150);
@@ -46,6 +46,7 @@ my %LOOP = (
     later   => { new => 'do { require OldLoop; OldLoop->new(free_later => 1) }', run => '$loop->run_once' },
     poll    => { new => 'do { require Sys::Virt::Event::Poll; Sys::Virt::Event::Poll->new->register }', run => '$loop->run_once(1)' },
     default => { new => 'do { register_default(); {} }', run => 'run_default(1)' },
+    map { $_ => { new => "do { require $_; $_->new->register }", run => '$loop->run_once(1)' } } adapter_classes(),
 );
 
 # Who holds what at the end, given what makes a loop.

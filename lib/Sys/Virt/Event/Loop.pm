@@ -376,6 +376,12 @@ sub _hold {
 
 # What the program runs.
 
+sub run_once {
+    my ($self, $max_seconds) = @_;
+    $self->_check_seconds($max_seconds);
+    return $self->_pass($max_seconds);
+}
+
 sub stop { $_[0]{stopped} = 1; return }
 
 sub run_for {
