@@ -197,4 +197,15 @@ add_timeout(1, sub { exit 7 });
 EV::run;
 PERL
 
+# The example.
+SKIP: {
+    skip 'Sys::Virt is not installed', 1 if !eval { require Sys::Virt };
+    my $example = "$FindBin::Bin/../examples/ev.pl";
+    open my $in, '<', $example or die "Cannot read $example: $!";
+    my $run = fresh_perl(join('', <$in>), timeout => 40);
+    is_deeply [sort grep { /event|command/ } split /\n/, $run->{stdout}],
+        ['command: one', 'command: two', ('event: test 3/0') x 2, ('event: test 4/0') x 2], 'examples/ev.pl'
+        or diag $run->{stderr};
+}
+
 done_testing;
