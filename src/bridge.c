@@ -824,7 +824,9 @@ void sve_bridge_let_go(void)
 
 void sve_bridge_set_loop(sve_loop *loop)
 {
+    lock();                              /* another thread may just be waking the one before */
     core.loop = loop;
+    unlock();
     if (!core.claim)
         begin_claim();
     leave(loop);

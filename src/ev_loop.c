@@ -307,3 +307,5 @@ void sve_ev_loop_end(pTHX)
     ev.loop = NULL;
     SvREFCNT_dec(ev.object);
 }
+
+void sve_ev_loop_forget(void) { ev.loop = NULL; }

@@ -14,6 +14,9 @@ sve_loop *sve_ev_loop_begin(pTHX_ SV *loop, bool hold);
 /* It serves no more; nothing is attached to it. */
 void sve_ev_loop_end(pTHX);
 
+/* The interpreter whose loop it is is going; what is attached stays as it is, and does nothing. */
+void sve_ev_loop_forget(void);
+
 #pragma GCC visibility pop
 
 #endif

@@ -178,15 +178,15 @@ void sve_perl_loop_serve(pTHX_ SV *impl, sve_wake_policy wake)
         sv_2mortal(object.impl);
     else
         make_names(aTHX);
-#ifdef SVE_HAVE_EV
-    sve_ev_loop_end(aTHX);
-#endif
     object_loop.wake_watch = wake;
     object.successor = NULL;
     object.impl = newRV_inc(SvRV(impl));
     SvREADONLY_on(object.impl);
     sv_setsv(get_sv("Sys::Virt::Event::eventimpl", GV_ADD), impl);
     sve_bridge_set_loop(&object_loop);
+#ifdef SVE_HAVE_EV
+    sve_ev_loop_end(aTHX);
+#endif
 }
 
 void sve_perl_loop_hand_over(sve_loop *to)
@@ -196,7 +196,14 @@ void sve_perl_loop_hand_over(sve_loop *to)
     sve_bridge_set_loop(to);
 }
 
-void sve_perl_loop_forget(void) { object.impl = NULL; }
+void sve_perl_loop_forget(void)
+{
+    object.impl = NULL;
+    object.successor = NULL;
+#ifdef SVE_HAVE_EV
+    sve_ev_loop_forget();
+#endif
+}
 
 SV *sve_perl_loop_object(pTHX)
 {

@@ -190,6 +190,15 @@ my $outer = add_timeout(1, sub {
 EV::run;
 PERL
 
+prints 'what is no file descriptor is never ready', <<'PERL', "ends\n";
+use EV;
+$class->new(hold_loop => 0)->register;
+my $id = Test::Sys::Virt::EventImpl::CApi::add_handle(-1, 1);
+my $w = EV::timer(0.01, 0, sub { });
+EV::run;
+print "ends\n", map { $_->{what} } Test::Sys::Virt::EventImpl::CApi::events();
+PERL
+
 prints 'exit in a callback', <<'PERL', '', end => '7 0';
 use EV;
 $class->new->register;

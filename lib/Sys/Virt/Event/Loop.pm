@@ -149,7 +149,7 @@ sub _enter_port {
     my $port = $self->{ports}{$fd} || $self->_new_port($fd);
     $port->{handles}{ $handle->{key} } = $handle;
     # The number may stand for another file than when the port was armed.
-    if (!eval { $self->_disarm($port); $self->_open_port($port); $self->_arm($port); 1 }) {
+    if ($fd >= 0 && !eval { $self->_disarm($port); $self->_open_port($port); $self->_arm($port); 1 }) {
         my $error = $@;
         delete $port->{handles}{ $handle->{key} };
         $self->_close_port($port);
@@ -218,7 +218,7 @@ sub _wants_errors_only {
 
 sub _arm {
     my ($self, $port, $is_exact) = @_;
-    my $wanted = _wanted($port);
+    my $wanted = $port->{fd} < 0 ? 0 : _wanted($port);
     return if $is_exact ? $wanted == $port->{armed} : !($wanted & ~$port->{armed});
     $self->_disarm($port);
     $port->{watcher} = $self->_watch($port->{file}, $wanted & READABLE, $wanted & WRITABLE, $port->{code}) if $wanted;
