@@ -5,7 +5,7 @@
 #include "src/default_loop.h"
 #include "src/ev_loop.h"
 #include "src/perl_loop.h"
-#include "src/poll.h"
+#include "src/readiness.h"
 #include "src/registration.h"
 #include "src/report.h"
 #include "src/token.h"
@@ -256,7 +256,7 @@ _poll_fd(fd, events)
     int fd
     int events
   CODE:
-    RETVAL = sve_poll(fd, events);
+    RETVAL = sve_readiness(fd, events);
   OUTPUT:
     RETVAL
 

@@ -1,6 +1,6 @@
 #include "ev_loop.h"
 #include "callback.h"
-#include "poll.h"
+#include "readiness.h"
 #include "registration.h"
 
 #include <pthread.h>
@@ -148,7 +148,7 @@ static void on_io(EV_P_ ev_io *io, int revents)
         slot->missed = true;
         return;
     }
-    int events = sve_poll(slot->watch->fd, slot->value) & (slot->value | ERRORS | SVE_CLOSED);
+    int events = sve_readiness(slot->watch->fd, slot->value) & (slot->value | ERRORS | SVE_CLOSED);
     if (events & SVE_CLOSED)             /* it is reported once */
         stop_io(io);
     if (!events && !(slot->value & READ_OR_WRITE)) {

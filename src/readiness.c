@@ -1,9 +1,9 @@
-#include "poll.h"
+#include "readiness.h"
 
 #include <poll.h>
 #include <libvirt/libvirt.h>
 
-int sve_poll(int fd, int events)
+int sve_readiness(int fd, int events)
 {
     struct pollfd asked = {
         .fd = fd,

@@ -1,13 +1,13 @@
 /* What an fd is ready for just now. Pure C. */
-#ifndef SVE_POLL_H
-#define SVE_POLL_H
+#ifndef SVE_READINESS_H
+#define SVE_READINESS_H
 
 #pragma GCC visibility push(hidden)
 
 enum { SVE_CLOSED = 16 };                /* with VIR_EVENT_HANDLE_ERROR: there is no such fd */
 
 /* Of these events, and errors and hang-ups; in bits of libvirt's. It does not wait. */
-int sve_poll(int fd, int events);
+int sve_readiness(int fd, int events);
 
 #pragma GCC visibility pop
 
