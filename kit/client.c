@@ -230,7 +230,7 @@ static struct record *record_new(const char *kind, const capi_op *op)
     struct record *record = zeroed(1, sizeof *record);
     record->kind = kind;
     record->flags = op->flags;
-    record->in_callback = nested_in(op);
+    record->in_callback = op->nested ? nested_in(op) : NULL;
     pthread_mutex_lock(&mutex);
     record->next = records;
     records = record;
