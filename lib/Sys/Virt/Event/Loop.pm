@@ -8,6 +8,7 @@ our $VERSION = '0.001';
 use Carp ();
 use List::Util ();
 use Scalar::Util ();
+use Symbol ();
 use Sys::Virt::Event ();
 use Sys::Virt::EventImpl ();
 use Time::HiRes ();
@@ -40,8 +41,8 @@ sub import {
 }
 
 # What an adapter has: the modules it needs, with their versions; the name of the option for its host loop, if it takes
-# one; whether libvirt's file descriptors must be wrapped in Perl handles; whether its loop ends by itself when it has
-# nothing to wait for.
+# one; whether libvirt's file descriptors must be wrapped in Perl handles, and how (see _open_port); whether its loop
+# ends by itself when it has nothing to wait for.
 sub _needs           { () }
 sub _loop_option     { () }
 sub _wants_handles   { 0 }
@@ -164,17 +165,28 @@ sub _new_port {
     return $port;
 }
 
-# Where the host wants a handle of Perl's it is that of a duplicate: it closes its file descriptor when it goes.
+# Where the host wants a handle of Perl's it is that of a duplicate: it closes its file descriptor when it goes. A host
+# that asks it for its number, and for nothing else, takes one that is tied to the number. That closes nothing, shows
+# that the file descriptor was closed, and stands for the new file when the number does, as that of the wake watch in a
+# child process.
 sub _open_port {
     my ($self, $port) = @_;
+    my $kind = $self->_wants_handles;
     my $file = $port->{fd};
-    if ($self->_wants_handles) {
+    if ($kind eq 'tied') {
+        $file = Symbol::gensym();
+        tie *$file, 'Sys::Virt::Event::Loop::Number', $port->{fd};
+    }
+    elsif ($kind) {
         undef $file;
         open $file, '+<&', $port->{fd} or die "Cannot watch file descriptor $port->{fd}: $!\n";
     }
     $port->{file} = $file;
     return;
 }
+
+sub Sys::Virt::Event::Loop::Number::TIEHANDLE { my ($class, $fd) = @_; return bless \$fd, $class }
+sub Sys::Virt::Event::Loop::Number::FILENO    { return ${ $_[0] } }
 
 sub _leave_port {
     my ($self, $handle) = @_;
@@ -366,6 +378,24 @@ sub _hold {
     my ($self) = @_;
     Scalar::Util::weaken(my $weak_self = $self);
     $self->{hold} = $self->_timer(FOREVER, sub { $weak_self->_hold if $weak_self }, 1);
+    return;
+}
+
+# Where the host has dropped all of it, or is another one now.
+sub _arm_all {
+    my ($self) = @_;
+    for my $port (values %{ $self->{ports} }) {
+        $self->_disarm($port);
+        $self->_cancel(delete $port->{pause}) if $port->{pause};
+        $self->_arm($port);
+    }
+    for my $timer (values %{ $self->{timers} }) {
+        $self->_cancel(delete $timer->{host}) if $timer->{host};
+        $self->_arm_timer($timer);
+    }
+    return if !$self->{hold};
+    $self->_cancel(delete $self->{hold});
+    $self->_hold;
     return;
 }
 
