@@ -25,6 +25,17 @@ my @ADAPTERS = (
             skip    => $backend eq 'epoll' ? { closed_fd => $CLOSED } : {},
         }
     } [select => 1], [poll => 2], [epoll => 4]),
+    map({
+        my ($reactor, @modules) = @$_;
+        {
+            name    => "Mojo on $reactor",
+            class   => 'Sys::Virt::Event::Mojo',
+            main    => $reactor eq 'Poll',
+            modules => ['Mojolicious', @modules],
+            prepare => sub { $ENV{MOJO_REACTOR} = "Mojo::Reactor::$reactor" },
+            skip    => $reactor eq 'EV' ? { closed_fd => $CLOSED } : {},
+        }
+    } ['Poll'], [EV => 'EV']),
 );
 
 # Those of the names that match; of each class the main one only, unless all are wanted.
