@@ -41,8 +41,8 @@ sub import {
 }
 
 # What an adapter has: the modules it needs, with their versions; the name of the option for its host loop, if it takes
-# one; whether libvirt's file descriptors must be wrapped in Perl handles, and how (see _open_port); whether its loop
-# ends by itself when it has nothing to wait for.
+# one; whether libvirt's file descriptors, and that of the wake watch, must be wrapped in Perl handles, and how (see
+# _open_port); whether its loop ends by itself when it has nothing to wait for.
 sub _needs           { () }
 sub _loop_option     { () }
 sub _wants_handles   { 0 }
@@ -171,7 +171,7 @@ sub _new_port {
 # child process.
 sub _open_port {
     my ($self, $port) = @_;
-    my $kind = $self->_wants_handles;
+    my $kind = $self->_wants_handles(!!($self->{wake} && $port->{handles}{ $self->{wake}{key} }));
     my $file = $port->{fd};
     if ($kind eq 'tied') {
         $file = Symbol::gensym();
@@ -187,6 +187,7 @@ sub _open_port {
 
 sub Sys::Virt::Event::Loop::Number::TIEHANDLE { my ($class, $fd) = @_; return bless \$fd, $class }
 sub Sys::Virt::Event::Loop::Number::FILENO    { return ${ $_[0] } }
+sub Sys::Virt::Event::Loop::Number::BINMODE   { return 1 }
 
 sub _leave_port {
     my ($self, $handle) = @_;
@@ -203,7 +204,9 @@ sub _close_port {
     $self->_disarm($port);
     $self->_cancel(delete $port->{pause}) if $port->{pause};
     delete $self->{ports}{ $port->{fd} };
-    delete $port->{file};
+    my $file = delete $port->{file};
+    # The host may still hold it, and the other side waits for its end.
+    close $file if ref $file && !tied *$file;
     return;
 }
 
@@ -381,21 +384,27 @@ sub _hold {
     return;
 }
 
-# Where the host has dropped all of it, or is another one now.
-sub _arm_all {
+# For a host that drops all that it has, or is replaced by another.
+
+sub _disarm_all {
     my ($self) = @_;
     for my $port (values %{ $self->{ports} }) {
         $self->_disarm($port);
         $self->_cancel(delete $port->{pause}) if $port->{pause};
-        $self->_arm($port);
     }
     for my $timer (values %{ $self->{timers} }) {
         $self->_cancel(delete $timer->{host}) if $timer->{host};
-        $self->_arm_timer($timer);
     }
-    return if !$self->{hold};
-    $self->_cancel(delete $self->{hold});
-    $self->_hold;
+    $self->_cancel(delete $self->{hold}) if $self->{hold};
+    return;
+}
+
+sub _arm_all {
+    my ($self) = @_;
+    $self->_disarm_all;
+    $self->_arm($_) for values %{ $self->{ports} };
+    $self->_arm_timer($_) for values %{ $self->{timers} };
+    $self->_tend;
     return;
 }
 
