@@ -13,6 +13,8 @@ our @EXPORT = qw(adapters missing_modules);
 
 my $CLOSED = 'the kernel drops a closed fd from an epoll set without a word, and the host loop has no other';
 
+my $DUPLICATE = 'a duplicate is watched, which does not show that the fd was closed: select(2) fails for a closed one';
+
 my @ADAPTERS = (
     map({
         my ($backend, $flag) = @$_;
@@ -36,6 +38,17 @@ my @ADAPTERS = (
             skip    => $reactor eq 'EV' ? { closed_fd => $CLOSED } : {},
         }
     } ['Poll'], [EV => 'EV']),
+    map({
+        my ($loop) = @$_;
+        {
+            name    => "POE on $loop",
+            class   => 'Sys::Virt::Event::POE',
+            main    => $loop eq 'Select',
+            modules => ['POE'],
+            prepare => sub { $ENV{POE_EVENT_LOOP} = "POE::Loop::$loop" },
+            skip    => { closed_fd => $DUPLICATE },
+        }
+    } ['Select'], ['IO_Poll']),
 );
 
 # Those of the names that match; of each class the main one only, unless all are wanted.
