@@ -42,11 +42,12 @@ sub import {
 
 # What an adapter has: the modules it needs, with their versions; the name of the option for its host loop, if it takes
 # one; whether libvirt's file descriptors, and that of the wake watch, must be wrapped in Perl handles, and how (see
-# _open_port); whether its loop ends by itself when it has nothing to wait for.
+# _open_port); whether its loop ends by itself when it has nothing to wait for; whether any watch keeps such a loop.
 sub _needs           { () }
 sub _loop_option     { () }
 sub _wants_handles   { 0 }
 sub _ends_by_itself  { 0 }
+sub _watches_hold    { 0 }
 
 sub new {
     my ($class, @options) = @_;
@@ -367,7 +368,7 @@ sub _tend {
     my ($self) = @_;
     my $is_in_use = $self->{watched} > 0;
     my $wake = $self->{wake};
-    my $is_wanted = $is_in_use || !$self->_ends_by_itself;
+    my $is_wanted = $self->_wants_wake;
     if ($wake && $is_wanted != !!$wake->{port}) {
         $is_wanted ? $self->_enter_port($wake) : $self->_leave_port($wake);
     }
@@ -375,6 +376,15 @@ sub _tend {
     if ($is_in_use) { $self->_hold }
     else            { $self->_cancel(delete $self->{hold}) }
     return;
+}
+
+# Where any watch keeps the loop, and libvirt's timers are not to keep it, it must not be the wake watch that does.
+sub _wants_wake {
+    my ($self) = @_;
+    return 1 if !$self->_ends_by_itself;
+    return $self->{watched} > 0 if $self->{hold_loop} || !$self->_watches_hold;
+    my $port = $self->{wake} && $self->{wake}{port};
+    return 0 < grep { !$port || $_ != $port } values %{ $self->{ports} };
 }
 
 sub _hold {
