@@ -49,6 +49,7 @@ my @ADAPTERS = (
             skip    => { closed_fd => $DUPLICATE },
         }
     } ['Select'], ['IO_Poll']),
+    { name => 'Glib', class => 'Sys::Virt::Event::Glib', main => 1, modules => ['Glib'] },
 );
 
 # Those of the names that match; of each class the main one only, unless all are wanted.
