@@ -42,12 +42,14 @@ sub import {
 
 # What an adapter has: the modules it needs, with their versions; the name of the option for its host loop, if it takes
 # one; whether libvirt's file descriptors, and that of the wake watch, must be wrapped in Perl handles, and how (see
-# _open_port); whether its loop ends by itself when it has nothing to wait for; whether any watch keeps such a loop.
+# _open_port); whether its loop ends by itself when it has nothing to wait for; whether any watch keeps such a loop; what
+# must be done to its loop in a child process.
 sub _needs           { () }
 sub _loop_option     { () }
 sub _wants_handles   { 0 }
 sub _ends_by_itself  { 0 }
 sub _watches_hold    { 0 }
+sub _mend_loop       { }
 
 sub new {
     my ($class, @options) = @_;
@@ -59,7 +61,7 @@ sub new {
     $class->_check_needs;
     return bless {
         class => $class, given => $given, hold_loop => $hold, handles => {}, timers => {}, ports => {}, last_key => 0,
-        passes => 0, watched => 0, stopped => 0,
+        passes => 0, watched => 0, stopped => 0, process => $$,
     }, $class;
 }
 
@@ -108,6 +110,7 @@ sub add_handle {
     my $handle = {
         key => ++$self->{last_key}, fd => $fd, events => $events, cb => $cb, opaque => $opaque, ff => $ff, served => 0,
     };
+    $self->_see_fork;
     if (Sys::Virt::Event::_is_wake($opaque)) {
         $self->{wake} = $handle;
         $self->_tend if $self->{loop};
@@ -124,14 +127,18 @@ sub add_handle {
 sub update_handle {
     my ($self, $key, $events) = @_;
     my $handle = $self->{handles}{$key} or return;
+    $self->_see_fork;
     @$handle{qw(events closed)} = ($events, 0);
-    $self->_arm($handle->{port}) if $handle->{port};
+    my $port = $handle->{port} or return;
+    if ($port->{process} != $$ && _is_duplicate($port)) { $self->_renew_port($port) }
+    else                                                { $self->_arm($port) }
     return;
 }
 
 sub remove_handle {
     my ($self, $key) = @_;
     my $handle = delete $self->{handles}{$key} or return -1;
+    $self->_see_fork;
     $handle->{removed} = 1;
     if ($self->{wake} && $self->{wake} == $handle) { delete $self->{wake} }
     else                                           { $self->{watched}-- }
@@ -159,7 +166,7 @@ sub _enter_port {
 
 sub _new_port {
     my ($self, $fd) = @_;
-    my $port = $self->{ports}{$fd} = { fd => $fd, handles => {}, armed => 0 };
+    my $port = $self->{ports}{$fd} = { fd => $fd, handles => {}, armed => 0, process => $$ };
     Scalar::Util::weaken(my $weak_self = $self);
     Scalar::Util::weaken(my $weak_port = $port);
     $port->{code} = sub { $weak_self->_on_ready($weak_port) if $weak_port };
@@ -181,6 +188,7 @@ sub _open_port {
     elsif ($kind) {
         undef $file;
         open $file, '+<&', $port->{fd} or die "Cannot watch file descriptor $port->{fd}: $!\n";
+        _close_file($port);
     }
     $port->{file} = $file;
     return;
@@ -189,6 +197,38 @@ sub _open_port {
 sub Sys::Virt::Event::Loop::Number::TIEHANDLE { my ($class, $fd) = @_; return bless \$fd, $class }
 sub Sys::Virt::Event::Loop::Number::FILENO    { return ${ $_[0] } }
 sub Sys::Virt::Event::Loop::Number::BINMODE   { return 1 }
+
+sub _is_duplicate { ref $_[0]{file} && !tied *{ $_[0]{file} } }
+
+# The host may still hold it, and the other side waits for its end.
+sub _close_file {
+    my ($port) = @_;
+    close $port->{file} if _is_duplicate($port);
+    delete $port->{file};
+    return;
+}
+
+# In a child the numbers of some file descriptors stand for something new: that of the wake watch from the beginning,
+# those of sockets when libvirt would use them. Duplicates do not follow.
+sub _renew_port {
+    my ($self, $port) = @_;
+    $self->_disarm($port);
+    # Where there are no free file descriptors the old one has to do.
+    local $@;
+    eval { $self->_open_port($port) };
+    $self->_arm($port);
+    return;
+}
+
+sub _see_fork {
+    my ($self) = @_;
+    return if $self->{process} == $$;
+    $self->{process} = $$;
+    $self->_mend_loop if $self->{loop};
+    my $port = $self->{wake} && $self->{wake}{port};
+    $self->_renew_port($port) if $port && _is_duplicate($port);
+    return;
+}
 
 sub _leave_port {
     my ($self, $handle) = @_;
@@ -205,9 +245,7 @@ sub _close_port {
     $self->_disarm($port);
     $self->_cancel(delete $port->{pause}) if $port->{pause};
     delete $self->{ports}{ $port->{fd} };
-    my $file = delete $port->{file};
-    # The host may still hold it, and the other side waits for its end.
-    close $file if ref $file && !tied *$file;
+    _close_file($port);
     return;
 }
 
@@ -292,6 +330,7 @@ sub _pause {
 
 sub add_timeout {
     my ($self, $ms, $cb, $opaque, $ff) = @_;
+    $self->_see_fork;
     $self->loop;
     my $timer = { key => ++$self->{last_key}, ms => -1, cb => $cb, opaque => $opaque, ff => $ff };
     Scalar::Util::weaken(my $weak_self = $self);
@@ -307,6 +346,7 @@ sub add_timeout {
 sub update_timeout {
     my ($self, $key, $ms) = @_;
     my $timer = $self->{timers}{$key} or return;
+    $self->_see_fork;
     $self->_set_timer($timer, $ms);
     return;
 }
@@ -445,6 +485,7 @@ sub run_until {
 # One pass of the host loop, of at most so many seconds. False if it has nothing to wait for.
 sub _pass {
     my ($self, $max_seconds) = @_;
+    $self->_see_fork;
     $self->loop;
     my $is_over;
     my $limit  = defined $max_seconds ? $self->_timer($max_seconds, sub { $is_over = 1 }, 1) : undef;
