@@ -15,6 +15,8 @@ my $CLOSED = 'the kernel drops a closed fd from an epoll set without a word, and
 
 my $DUPLICATE = 'a duplicate is watched, which does not show that the fd was closed: select(2) fails for a closed one';
 
+my $DUP = 'the host loop watches a duplicate of the fd, which stays open when the fd is closed';
+
 my @ADAPTERS = (
     map({
         my ($backend, $flag) = @$_;
@@ -50,6 +52,29 @@ my @ADAPTERS = (
         }
     } ['Select'], ['IO_Poll']),
     { name => 'Glib', class => 'Sys::Virt::Event::Glib', main => 1, modules => ['Glib'] },
+    map({
+        my $loop = $_;
+        {
+            name    => "IOAsync on $loop",
+            class   => 'Sys::Virt::Event::IOAsync',
+            main    => $loop eq 'Poll',
+            modules => ["IO::Async::Loop::$loop"],
+            prepare => sub { $ENV{IO_ASYNC_LOOP} = $loop },
+            skip    => { closed_fd => $DUP },
+        }
+    } qw(Select Poll Epoll Glib)),
+    map({
+        my ($backend, $module, $skip) = @$_;
+        {
+            name    => "AnyEvent on $backend",
+            class   => 'Sys::Virt::Event::AnyEvent',
+            main    => $backend eq 'Perl',
+            modules => ['AnyEvent', $module],
+            prepare => sub { @ENV{qw(PERL_ANYEVENT_MODEL LIBEV_FLAGS)} = ($backend, 2) },
+            skip    => $skip ? { closed_fd => $skip } : {},
+        }
+    } [Perl => 'AnyEvent', $DUP], [Event => 'Event', $DUP], [EV => 'EV'], [Glib => 'Glib'],
+        [IOAsync => 'IO::Async', $DUP], [POE => 'POE', $DUPLICATE]),
 );
 
 # Those of the names that match; of each class the main one only, unless all are wanted.
