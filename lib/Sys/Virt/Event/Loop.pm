@@ -128,8 +128,11 @@ sub update_handle {
     my ($self, $key, $events) = @_;
     my $handle = $self->{handles}{$key} or return;
     $self->_see_fork;
+    my $port = $handle->{port};
+    # The host may have given up on a closed file descriptor.
+    $self->_disarm($port) if $port && $handle->{closed};
     @$handle{qw(events closed)} = ($events, 0);
-    my $port = $handle->{port} or return;
+    return if !$port;
     if ($port->{process} != $$ && _is_duplicate($port)) { $self->_renew_port($port) }
     else                                                { $self->_arm($port) }
     return;
