@@ -13,6 +13,10 @@ our @EXPORT = qw(adapters missing_modules);
 
 my $CLOSED = 'the kernel drops a closed fd from an epoll set without a word, and the host loop has no other';
 
+my $DUPLICATE = 'a duplicate is watched, which does not show that the fd was closed: select(2) fails for a closed one';
+
+my $DUP = 'the host loop watches a duplicate of the fd, which stays open when the fd is closed';
+
 my @ADAPTERS = (
     map({
         my ($backend, $flag) = @$_;
@@ -27,6 +31,54 @@ my @ADAPTERS = (
         }
     } [select => 1], [poll => 2], [epoll => 4]),
     { name => 'EV in Perl', class => 'VirtTest::EVInPerl', modules => ['EV'], skip => { closed_fd => $CLOSED } },
+    map({
+        my ($reactor, @modules) = @$_;
+        {
+            name    => "Mojo on $reactor",
+            class   => 'Sys::Virt::Event::Mojo',
+            main    => $reactor eq 'Poll',
+            modules => ['Mojolicious', @modules],
+            methods => $reactor eq 'EV' ? 0 : 1,
+            prepare => sub { $ENV{MOJO_REACTOR} = "Mojo::Reactor::$reactor" },
+            skip    => $reactor eq 'EV' ? { closed_fd => $CLOSED } : {},
+        }
+    } ['Poll'], [EV => 'EV']),
+    map({
+        my ($loop) = @$_;
+        {
+            name    => "POE on $loop",
+            class   => 'Sys::Virt::Event::POE',
+            main    => $loop eq 'Select',
+            modules => ['POE'],
+            prepare => sub { $ENV{POE_EVENT_LOOP} = "POE::Loop::$loop" },
+            skip    => { closed_fd => $DUPLICATE },
+        }
+    } ['Select'], ['IO_Poll']),
+    { name => 'Glib', class => 'Sys::Virt::Event::Glib', main => 1, modules => ['Glib'] },
+    map({
+        my $loop = $_;
+        {
+            name    => "IOAsync on $loop",
+            class   => 'Sys::Virt::Event::IOAsync',
+            main    => $loop eq 'Poll',
+            modules => ["IO::Async::Loop::$loop"],
+            prepare => sub { $ENV{IO_ASYNC_LOOP} = $loop },
+            skip    => { closed_fd => $DUP },
+        }
+    } qw(Select Poll Epoll Glib)),
+    map({
+        my ($backend, $module, $skip) = @$_;
+        {
+            name    => "AnyEvent on $backend",
+            class   => 'Sys::Virt::Event::AnyEvent',
+            main    => $backend eq 'Perl',
+            modules => ['AnyEvent', $module],
+            methods => $backend eq 'EV' ? 0 : 1,
+            prepare => sub { @ENV{qw(PERL_ANYEVENT_MODEL LIBEV_FLAGS)} = ($backend, 2) },
+            skip    => $skip ? { closed_fd => $skip } : {},
+        }
+    } [Perl => 'AnyEvent', $DUP], [Event => 'Event', $DUP], [EV => 'EV'], [Glib => 'Glib'],
+        [IOAsync => 'IO::Async', $DUP], [POE => 'POE', $DUPLICATE]),
 );
 
 # Those of the names that match; of each class the main one only, unless all are wanted.

@@ -16,7 +16,6 @@ sub _ends_by_itself { 1 }
 sub _find_loop {
     my ($self, $loop) = @_;
     require EV;
-    $self->{pid} = $$;
     return $loop // EV::default_loop();
 }
 
@@ -27,37 +26,24 @@ sub _hand_over {
         && eval { Sys::Virt::Event::_serve_by_ev($self, $self->{loop}, $self->{hold_loop}) };
 }
 
-# The kernel keeps things for libev that a child must not change for its parent.
-sub _loop {
-    my ($self) = @_;
-    if ($self->{pid} != $$) {
-        $self->{pid} = $$;
-        $self->{loop}->loop_fork;
-    }
-    return $self->{loop};
-}
+# EV sees to that by itself, for its default loop; not in every build.
+sub _mend_loop { $_[0]{loop}->loop_fork }
 
 # What is libvirt's does not keep the loop running; what does is a timer that is there for that.
 
 sub _watch {
     my ($self, $fd, $read, $write, $code) = @_;
-    my $watcher = $self->_loop->io($fd, ($read ? EV::READ() : 0) | ($write ? EV::WRITE() : 0), $code);
+    my $watcher = $self->{loop}->io($fd, ($read ? EV::READ() : 0) | ($write ? EV::WRITE() : 0), $code);
     $watcher->keepalive(0);
     return $watcher;
 }
 
-sub _unwatch {
-    my ($self, $watcher) = @_;
-    $self->_loop;
-    $watcher->stop;
-    return;
-}
+sub _unwatch { $_[1]->stop }
 
 sub _timer {
     my ($self, $seconds, $code, $holds) = @_;
-    my $loop = $self->_loop;
-    $loop->now_update;
-    my $watcher = $loop->timer($seconds, 0, $code);
+    $self->{loop}->now_update;
+    my $watcher = $self->{loop}->timer($seconds, 0, $code);
     $watcher->keepalive(0) if !$holds;
     return $watcher;
 }
@@ -67,7 +53,7 @@ sub _cancel { $_[1]->stop }
 # In a nested run libev calls what the outer one has found first, and then waits: what was waited for may be done.
 sub _iterate {
     my ($self) = @_;
-    my $loop = $self->_loop;
+    my $loop = $self->{loop};
     return $loop->run($loop->pending_count ? EV::RUN_NOWAIT() : EV::RUN_ONCE());
 }
 

@@ -8,6 +8,7 @@ our $VERSION = '0.001';
 use Carp ();
 use List::Util ();
 use Scalar::Util ();
+use Symbol ();
 use Sys::Virt::Event ();
 use Sys::Virt::EventImpl ();
 use Time::HiRes ();
@@ -40,12 +41,15 @@ sub import {
 }
 
 # What an adapter has: the modules it needs, with their versions; the name of the option for its host loop, if it takes
-# one; whether libvirt's file descriptors must be wrapped in Perl handles; whether its loop ends by itself when it has
-# nothing to wait for.
+# one; whether libvirt's file descriptors, and that of the wake watch, must be wrapped in Perl handles, and how (see
+# _open_port); whether its loop ends by itself when it has nothing to wait for; whether any watch keeps such a loop; what
+# must be done to its loop in a child process.
 sub _needs           { () }
 sub _loop_option     { () }
 sub _wants_handles   { 0 }
 sub _ends_by_itself  { 0 }
+sub _watches_hold    { 0 }
+sub _mend_loop       { }
 
 sub new {
     my ($class, @options) = @_;
@@ -57,7 +61,7 @@ sub new {
     $class->_check_needs;
     return bless {
         class => $class, given => $given, hold_loop => $hold, handles => {}, timers => {}, ports => {}, last_key => 0,
-        passes => 0, watched => 0, stopped => 0,
+        passes => 0, watched => 0, stopped => 0, process => $$,
     }, $class;
 }
 
@@ -109,6 +113,7 @@ sub add_handle {
     my $handle = {
         key => ++$self->{last_key}, fd => $fd, events => $events, cb => $cb, opaque => $opaque, ff => $ff, served => 0,
     };
+    $self->_see_fork;
     if (Sys::Virt::Event::_is_wake($opaque)) {
         $self->{wake} = $handle;
         $self->_tend if $self->{loop};
@@ -126,14 +131,21 @@ sub add_handle {
 sub update_handle {
     my ($self, $key, $events) = @_;
     my $handle = $self->{handles}{$key} or return;
+    $self->_see_fork;
+    my $port = $handle->{port};
+    # The host may have given up on a closed file descriptor.
+    $self->_disarm($port) if $port && $handle->{closed};
     @$handle{qw(events closed)} = ($events, 0);
-    $self->_arm($handle->{port}) if $handle->{port};
+    return if !$port;
+    if ($port->{process} != $$ && _is_duplicate($port)) { $self->_renew_port($port) }
+    else                                                { $self->_arm($port) }
     return;
 }
 
 sub remove_handle {
     my ($self, $key) = @_;
     my $handle = delete $self->{handles}{$key} or return -1;
+    $self->_see_fork;
     $handle->{removed} = 1;
     if ($self->{wake} && $self->{wake} == $handle) { delete $self->{wake} }
     else                                           { $self->{watched}-- }
@@ -161,22 +173,67 @@ sub _enter_port {
 
 sub _new_port {
     my ($self, $fd) = @_;
-    my $port = $self->{ports}{$fd} = { fd => $fd, handles => {}, armed => 0 };
+    my $port = $self->{ports}{$fd} = { fd => $fd, handles => {}, armed => 0, process => $$ };
     Scalar::Util::weaken(my $weak_self = $self);
     Scalar::Util::weaken(my $weak_port = $port);
     $port->{code} = sub { $weak_self->_on_ready($weak_port) if $weak_port };
     return $port;
 }
 
-# Where the host wants a handle of Perl's it is that of a duplicate: it closes its file descriptor when it goes.
+# Where the host wants a handle of Perl's it is that of a duplicate: it closes its file descriptor when it goes. A host
+# that asks it for its number, and for nothing else, takes one that is tied to the number. That closes nothing, shows
+# that the file descriptor was closed, and stands for the new file when the number does, as that of the wake watch in a
+# child process.
 sub _open_port {
     my ($self, $port) = @_;
+    my $kind = $self->_wants_handles(!!($self->{wake} && $port->{handles}{ $self->{wake}{key} }));
     my $file = $port->{fd};
-    if ($self->_wants_handles) {
+    if ($kind eq 'tied') {
+        $file = Symbol::gensym();
+        tie *$file, 'Sys::Virt::Event::Loop::Number', $port->{fd};
+    }
+    elsif ($kind) {
         undef $file;
         open $file, '+<&', $port->{fd} or die "Cannot watch file descriptor $port->{fd}: $!\n";
+        _close_file($port);
     }
     $port->{file} = $file;
+    return;
+}
+
+sub Sys::Virt::Event::Loop::Number::TIEHANDLE { my ($class, $fd) = @_; return bless \$fd, $class }
+sub Sys::Virt::Event::Loop::Number::FILENO    { return ${ $_[0] } }
+sub Sys::Virt::Event::Loop::Number::BINMODE   { return 1 }
+
+sub _is_duplicate { ref $_[0]{file} && !tied *{ $_[0]{file} } }
+
+# The host may still hold it, and the other side waits for its end.
+sub _close_file {
+    my ($port) = @_;
+    close $port->{file} if _is_duplicate($port);
+    delete $port->{file};
+    return;
+}
+
+# In a child the numbers of some file descriptors stand for something new: that of the wake watch from the beginning,
+# those of sockets when libvirt would use them. Duplicates do not follow.
+sub _renew_port {
+    my ($self, $port) = @_;
+    $self->_disarm($port);
+    # Where there are no free file descriptors the old one has to do.
+    local $@;
+    eval { $self->_open_port($port) };
+    $self->_arm($port);
+    return;
+}
+
+sub _see_fork {
+    my ($self) = @_;
+    return if $self->{process} == $$;
+    $self->{process} = $$;
+    $self->_mend_loop if $self->{loop};
+    my $port = $self->{wake} && $self->{wake}{port};
+    $self->_renew_port($port) if $port && _is_duplicate($port);
     return;
 }
 
@@ -195,7 +252,7 @@ sub _close_port {
     $self->_disarm($port);
     $self->_cancel(delete $port->{pause}) if $port->{pause};
     delete $self->{ports}{ $port->{fd} };
-    delete $port->{file};
+    _close_file($port);
     return;
 }
 
@@ -280,6 +337,7 @@ sub _pause {
 
 sub add_timeout {
     my ($self, $ms, $cb, $opaque, $ff) = @_;
+    $self->_see_fork;
     $self->loop;
     return 0 if $self->_hand_over;
     my $timer = { key => ++$self->{last_key}, ms => -1, cb => $cb, opaque => $opaque, ff => $ff };
@@ -296,6 +354,7 @@ sub add_timeout {
 sub update_timeout {
     my ($self, $key, $ms) = @_;
     my $timer = $self->{timers}{$key} or return;
+    $self->_see_fork;
     $self->_set_timer($timer, $ms);
     return;
 }
@@ -357,7 +416,7 @@ sub _tend {
     my ($self) = @_;
     my $is_in_use = $self->{watched} > 0;
     my $wake = $self->{wake};
-    my $is_wanted = $is_in_use || !$self->_ends_by_itself;
+    my $is_wanted = $self->_wants_wake;
     if ($wake && $is_wanted != !!$wake->{port}) {
         $is_wanted ? $self->_enter_port($wake) : $self->_leave_port($wake);
     }
@@ -367,10 +426,43 @@ sub _tend {
     return;
 }
 
+# Where any watch keeps the loop, and libvirt's timers are not to keep it, it must not be the wake watch that does.
+sub _wants_wake {
+    my ($self) = @_;
+    return 1 if !$self->_ends_by_itself;
+    return $self->{watched} > 0 if $self->{hold_loop} || !$self->_watches_hold;
+    my $port = $self->{wake} && $self->{wake}{port};
+    return 0 < grep { !$port || $_ != $port } values %{ $self->{ports} };
+}
+
 sub _hold {
     my ($self) = @_;
     Scalar::Util::weaken(my $weak_self = $self);
     $self->{hold} = $self->_timer(FOREVER, sub { $weak_self->_hold if $weak_self }, 1);
+    return;
+}
+
+# For a host that drops all that it has, or is replaced by another.
+
+sub _disarm_all {
+    my ($self) = @_;
+    for my $port (values %{ $self->{ports} }) {
+        $self->_disarm($port);
+        $self->_cancel(delete $port->{pause}) if $port->{pause};
+    }
+    for my $timer (values %{ $self->{timers} }) {
+        $self->_cancel(delete $timer->{host}) if $timer->{host};
+    }
+    $self->_cancel(delete $self->{hold}) if $self->{hold};
+    return;
+}
+
+sub _arm_all {
+    my ($self) = @_;
+    $self->_disarm_all;
+    $self->_arm($_) for values %{ $self->{ports} };
+    $self->_arm_timer($_) for values %{ $self->{timers} };
+    $self->_tend;
     return;
 }
 
@@ -407,6 +499,7 @@ sub run_until {
 # One pass of the host loop, of at most so many seconds. False if it has nothing to wait for.
 sub _pass {
     my ($self, $max_seconds) = @_;
+    $self->_see_fork;
     $self->loop;
     my $is_over;
     my $limit  = defined $max_seconds ? $self->_timer($max_seconds, sub { $is_over = 1 }, 1) : undef;
