@@ -26,13 +26,13 @@ return (
         case  => 'comes_out',
         also  => [qw(none_lost last_in_callback nested_exception)],
         what  => 'exceptions are swallowed',
-        edits => [[$POLL, '    _throw(@errors) if @errors;', '']],
+        edits => [[$POLL, '    $self->_throw(@errors) if @errors;', '']],
     },
     {
         case  => 'comes_out',
         also  => [qw(last_in_callback nested_exception)],
         what  => 'an exception is a warning, too',
-        edits => [[$POLL, 'for my $error (@others) {', 'for my $error ($first, @others) {']],
+        edits => [['lib/Sys/Virt/Event/Loop.pm', 'for my $error (@others) {', 'for my $error ($first, @others) {']],
     },
     {
         case  => 'lives_on',
@@ -57,7 +57,7 @@ return (
     {
         case  => 'none_lost',
         what  => 'only the first exception of a pass is told',
-        edits => [[$POLL, 'for my $error (@others) {', 'for my $error (@others[1 .. $#others]) {']],
+        edits => [['lib/Sys/Virt/Event/Loop.pm', 'for my $error (@others) {', 'for my $error (@others[1 .. $#others]) {']],
     },
     {
         case  => 'helper_throws',

@@ -13,10 +13,9 @@ return (
         what  => 'the loop does nothing in other processes',
         also  => ['child_is_woken', 'wakes_kept_apart'],
         edits => [
-            [$POLL, 'return bless { handles', 'return bless { pid => $$, handles'],
             [$POLL, '    my ($self, $max_seconds, $sleep) = @_;', <<'PERL'],
     my ($self, $max_seconds, $sleep) = @_;
-    return 0 if $self->{pid} != $$;
+    return 0 if $self->{process} != $$;
 PERL
         ],
     },

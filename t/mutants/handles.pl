@@ -73,8 +73,8 @@ return (
                 if (!$self->{in_pass} && !$handle->{served}) { push @{ $self->{later} }, $key; return 0 }
                 delete $self->{handles}{$key};'],
             [$POLL, 'my @errors;', 'local $self->{in_pass} = 1; my @errors;'],
-            [$POLL, '    _throw(@errors) if @errors;',
-                '    delete @{ $self->{handles} }{ @{ delete $self->{later} || [] } }; _throw(@errors) if @errors;'],
+            [$POLL, '    $self->_throw(@errors) if @errors;',
+                '    delete @{ $self->{handles} }{ @{ delete $self->{later} || [] } }; $self->_throw(@errors) if @errors;'],
         ],
     },
     {

@@ -46,8 +46,7 @@ sub update_handle']],
         case  => 'opens_in_child',
         what  => 'sockets are not watched in other processes',
         edits => [
-            [$POLL, 'return bless { handles', 'return bless { pid => $$, handles'],
-            [$POLL, '    my @handles = grep { $_->{events} &&', '    my $is_child = $self->{pid} != $$;
+            [$POLL, '    my @handles = grep { $_->{events} &&', '    my $is_child = $self->{process} != $$;
     my @handles = grep { !($is_child && -S "/proc/self/fd/$_->{fd}") && $_->{events} &&'],
         ],
     },

@@ -11,7 +11,7 @@ my $END_OF_TIMER = '    $self->_run_timeout_callback(@$timer{qw(key cb opaque)})
 
 # More dispatches before the next poll are made between these.
 my $START_OF_PASS = '    my @errors;';
-my $END_OF_PASS   = '    _throw(@errors) if @errors;';
+my $END_OF_PASS   = '    $self->_throw(@errors) if @errors;';
 
 # The core does not dispatch what libvirt has removed, but for these passes.
 my @RUNS_REMOVED = (
