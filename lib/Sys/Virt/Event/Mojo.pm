@@ -14,6 +14,7 @@ sub _needs          { (Mojolicious => '7.37') }
 sub _loop_option    { 'reactor' }
 sub _wants_handles  { 'tied' }
 sub _ends_by_itself { 1 }
+sub _watches_hold   { 1 }
 
 sub _find_loop {
     my ($self, $reactor) = @_;
@@ -34,7 +35,7 @@ sub _class_on_ev {
     no strict 'refs';
     @{"${on_ev}::ISA"} = ($class, 'Sys::Virt::Event::EV');
     *{"${on_ev}::$_"} = Sys::Virt::Event::EV->can($_)
-        for qw(loop _wants_handles _ends_by_itself _find_loop _watch _unwatch _timer _cancel _iterate);
+        for qw(loop _wants_handles _ends_by_itself _watches_hold _find_loop _watch _unwatch _timer _cancel _iterate);
     return $on_ev;
 }
 

@@ -13,6 +13,7 @@ our @ISA = ('Sys::Virt::Event::Loop');
 
 sub _needs          { (POE => '1.350') }
 sub _ends_by_itself { 1 }
+sub _watches_hold   { 1 }
 
 # One closed file descriptor would end all watching of a loop on select(2), hence the duplicates. The wake watch is never
 # closed, and must become that of the child in a child.
