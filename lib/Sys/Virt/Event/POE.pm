@@ -52,11 +52,7 @@ sub _session {
             $kernel->sig(DIE => 'die');
             $kernel->yield('start');
         },
-        _stop => sub {
-            return if !$weak_self;
-            delete $weak_self->{session};
-            $weak_self->_disarm_all;
-        },
+        _stop => sub { $weak_self->_on_stop if $weak_self },
         start => sub { $weak_self->_arm_all if $weak_self },
         call  => sub { $_[POE::Session::ARG0()]->() },
         ready => sub { $weak_self->_deliver($_[POE::Session::ARG2()]) if $weak_self },
@@ -69,9 +65,21 @@ sub _session {
     return $self->{session};
 }
 
+# Where it had something to wait for it was the kernel that was stopped. Had that been done by a callback, what is armed
+# for libvirt after the callback would keep the kernel running.
+sub _on_stop {
+    my ($self) = @_;
+    $self->{is_stopped} = $self->{delivering}
+        && ($self->{hold} || grep { $_->{watcher} || $_->{host} } values %{ $self->{ports} }, values %{ $self->{timers} });
+    delete $self->{session};
+    $self->_disarm_all;
+    return;
+}
+
 # An exception in a session would end it.
 sub _in_session {
     my ($self, $code) = @_;
+    return if $self->{is_stopped};
     local ($@, $!);
     my ($result, $error);
     $self->{loop}->call($self->_session, call => sub { eval { $result = $code->(); 1 } or $error = $@ });
@@ -119,13 +127,17 @@ sub _deliver {
     my ($self, $watcher) = @_;
     return if $watcher->{is_done};
     $watcher->{is_done} = 1 if $watcher->{is_timer};
+    $self->{delivering}++;
     eval { $watcher->{code}->(); 1 } or $self->_report($@);
+    $self->{delivering}--;
+    $self->_disarm_all if !$self->{delivering} && delete $self->{is_stopped};
     return;
 }
 
 # To all sessions that watch for exceptions. The one of ours sees to it that none is ended by it.
 sub _report {
     my ($self, $error) = @_;
+    return warn $error if $self->{is_stopped};
     my $kernel   = $self->{loop};
     my $session  = $self->_session;
     my %watching = $kernel->_data_sig_watchers('DIE');
