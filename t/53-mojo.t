@@ -30,7 +30,8 @@ PERL
 sub script_is {
     my ($name, $code, $lines, %opt) = @_;
     for my $reactor ($opt{on} || @REACTORS) {
-        my $run = fresh_perl($PRELUDE . $code, switches => ['-w'], env => { MOJO_REACTOR => "Mojo::Reactor::$reactor" });
+        my %env = (MOJO_REACTOR => "Mojo::Reactor::$reactor");
+        my $run = fresh_perl($PRELUDE . $code, switches => ['-w'], env => \%env);
         is_deeply [split /\n/, $run->{stdout}], $lines, "$name, on $reactor";
         is $run->{stderr}, '', '... quietly';
         is $run->{timed_out} || $run->{signal} || $run->{exit}, 0, '... and ends';
@@ -273,10 +274,13 @@ get '/' => sub {
     $c->render_later;
     Sys::Virt::Event::Mojo->import('-register');
     $conn = Sys::Virt->new(uri => 'test:///default');
-    $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub { $c->render(text => "event $_[2]") });
+    my $tell = sub { $c->render(text => "event $_[2]") };
+    $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, $tell);
     $conn->get_domain_by_name('test')->suspend;
 };
-my $server = Mojo::Server::Prefork->new(app => app, listen => ['http://127.0.0.1'], workers => 1, pid_file => "/tmp/53-mojo.$$");
+my $server = Mojo::Server::Prefork->new(
+    app => app, listen => ['http://127.0.0.1'], workers => 1, pid_file => "/tmp/53-mojo.$$",
+);
 $server->silent(1)->start;
 my $port = $server->ports->[0];
 if (!fork) {
@@ -289,8 +293,11 @@ if (!fork) {
 }
 $server->run;
 PERL
-    script_is('a prefork server, registered before it forks', "use Sys::Virt;\nSys::Virt::Event::Mojo->import('-register');"
-        . "remove_timeout(add_timeout(-1, sub { }));\n$server", ['event 3']);
+    script_is('a prefork server, registered before it forks', <<'PERL' . $server, ['event 3']);
+use Sys::Virt;
+Sys::Virt::Event::Mojo->import('-register');
+remove_timeout(add_timeout(-1, sub { }));
+PERL
     script_is('... and in each worker', "use Sys::Virt;\n$server", ['event 3']);
 
     # The example shares the listening socket of this test.

@@ -252,8 +252,11 @@ the parent's reactor is on EV C<< Mojo::IOLoop->start >> does not deliver them, 
 
 That libvirt changes what it watches a file descriptor for, as around each call, takes no system call, and mostly leaves
 the reactor alone. A file descriptor that is ready takes one additional poll(2), which waits for nothing and
-tells what exactly has happened. File descriptors are not duplicated. A timer is added to the reactor each time that
-it is due, and each time that it is set to an earlier time.
+tells what exactly has happened. A timer is added to the reactor each time that it is due, and each time that it is set
+to an earlier time.
+
+File descriptors are not duplicated, and a reactor has one watcher for each. So the program cannot let the reactor watch
+one for itself that it has also given to L<Sys::Virt::Event/add_handle($fd_or_handle, $events, $code)>.
 
 =head1 THE KIT
 

@@ -15,8 +15,8 @@ sub _needs          { (POE => '1.350') }
 sub _ends_by_itself { 1 }
 sub _watches_hold   { 1 }
 
-# One closed file descriptor would end all watching of a loop on select(2), hence the duplicates. The wake watch is never
-# closed, and must become that of the child in a child.
+# One closed file descriptor would end all watching of a loop on select(2), hence the duplicates. That of the wake watch
+# is never closed, and must become that of the child in a child.
 sub _wants_handles { my ($self, $is_wake) = @_; return $is_wake ? 'tied' : 'dup' }
 
 # The kernel is there as soon as it is loaded. A program that has not loaded it itself has nothing in it that must run.
@@ -69,8 +69,8 @@ sub _session {
 # for libvirt after the callback would keep the kernel running.
 sub _on_stop {
     my ($self) = @_;
-    $self->{is_stopped} = $self->{delivering}
-        && ($self->{hold} || grep { $_->{watcher} || $_->{host} } values %{ $self->{ports} }, values %{ $self->{timers} });
+    my @watches = (values %{ $self->{ports} }, values %{ $self->{timers} });
+    $self->{is_stopped} = $self->{delivering} && ($self->{hold} || grep { $_->{watcher} || $_->{host} } @watches);
     delete $self->{session};
     $self->_disarm_all;
     return;
