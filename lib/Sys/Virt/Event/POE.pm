@@ -141,8 +141,7 @@ sub _report {
     my $kernel   = $self->{loop};
     my $session  = $self->_session;
     my %watching = $kernel->_data_sig_watchers('DIE');
-    delete $watching{ $session->ID };
-    return warn $error if !%watching;
+    return warn $error if keys %watching == 1;
     my ($file, $line) = (__FILE__, __LINE__);
     $kernel->signal($kernel, DIE => {
         source_session => $session, dest_session => $session, event => 'libvirt', from_state => undef,
