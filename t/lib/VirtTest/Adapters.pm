@@ -25,6 +25,7 @@ my @ADAPTERS = (
             skip    => $backend eq 'epoll' ? { closed_fd => $CLOSED } : {},
         }
     } [select => 1], [poll => 2], [epoll => 4]),
+    { name => 'Glib', class => 'Sys::Virt::Event::Glib', main => 1, modules => ['Glib'] },
 );
 
 # Those of the names that match; of each class the main one only, unless all are wanted.
