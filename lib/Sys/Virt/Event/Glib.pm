@@ -74,3 +74,137 @@ sub _iterate {
 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::Glib - libvirt's events in GLib's main loop
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use Glib;
+  use Sys::Virt;
+  use Sys::Virt::Event::Glib -register;
+
+  my $main = Glib::MainLoop->new;
+  my $conn = Sys::Virt->new(uri => 'test:///default');
+
+  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+      my ($conn, $domain, $event, $detail) = @_;
+      print $domain->get_name, ": event $event, detail $detail\n";
+      $main->quit;
+  });
+
+  $conn->get_domain_by_name('test')->suspend;
+  $main->run;
+
+=head1 DESCRIPTION
+
+Lets libvirt watch its file descriptors and timers in GLib's main loop, by L<Glib>: for programs that run
+C<< Glib::MainLoop->run >>, or something that runs on GLib, such as Gtk's main loop, or AnyEvent or IO::Async where they
+have chosen Glib. Signals, threads and forks are as described in L<Sys::Virt::Event>.
+
+libvirt's own loop, that of L<Sys::Virt::Event/register_default()>, is GLib's default context too. This class differs
+from it: an exception in a callback goes to GLib's exception handlers and nothing is lost by it, callbacks can run the
+loop, watches can be listed, and forked children are safe.
+
+Glib is loaded when libvirt asks for the first watch, if the program has not done so by then.
+
+=head1 METHODS
+
+=head2 new(%options)
+
+Returns an object that is not registered yet. Options:
+
+=over 4
+
+=item context => $context
+
+The Glib::MainContext. Perl's Glib can watch in the default context only, so this is C<< Glib::MainContext->default >>,
+and any other an exception.
+
+=item hold_loop => 1 or 0
+
+As with any adapter, but it makes no difference here: see L</WHAT KEEPS THE LOOP RUNNING>.
+
+=back
+
+Exceptions start with C<Cannot make Sys::Virt::Event::Glib:>. The reasons are an unknown option, a context that is not
+the default one, and a Glib that is missing or older than 1.220.
+
+=head2 register(%options)
+
+Makes it libvirt's event loop, and returns it: see L<Sys::Virt::Event/register($impl, %options)>. Call it before the
+first connection is opened. C<use Sys::Virt::Event::Glib -register> makes an object without options and registers it.
+
+=head2 loop()
+
+Returns the Glib::MainContext.
+
+=head2 run_for($seconds)
+
+Runs the context for so many seconds, or until C<stop> is called. Returns nothing.
+
+=head2 run_until($code, $seconds)
+
+Runs the context until C<< $code->() >> returns true. It is called before the first iteration and after each. Returns
+true then, and false when so many seconds are over first, or C<stop> was called. Without a number there is no limit.
+
+=head2 stop()
+
+Ends the innermost C<run_for> or C<run_until> that is running. A Glib::MainLoop that the program runs is ended by its
+own C<quit>. Returns nothing.
+
+=head1 WHAT KEEPS THE LOOP RUNNING
+
+A Glib::MainLoop runs until it is told to quit, whether there is something to wait for or not. So does C<run_until>.
+
+=head1 PRIORITIES
+
+libvirt's handles and timers have GLib's default priority, as libvirt gives them in its own loop. Idle sources have their
+turn when libvirt has nothing to do.
+
+=head1 EXCEPTIONS
+
+An exception of a callback is Glib's, as that of any callback is: it goes to the handlers of
+C<< Glib->install_exception_handler >>, and is a warning if there are none. The handle or timer stays. So no exception
+leaves C<run_for> or C<run_until>.
+
+If one wake finds several handles on one file descriptor whose callbacks die, the first exception is thrown, and the
+others are warnings.
+
+=head1 NESTED RUNS
+
+A callback may run a main loop. Its own handle or timer is passed over meanwhile, and all others go on, also those on the
+same file descriptor.
+
+=head1 FORK
+
+Both processes can run the loop after a fork. What holds for connections is in L<Sys::Virt::Event/FORK>.
+
+=head1 COST
+
+To change what a file descriptor is watched for, a source is removed and another one added, which are some five system
+calls. libvirt switches its watch off and on with each call to a server; that is not done before it makes a
+difference, so mostly it costs nothing. When a file descriptor is ready, there is one poll(2) beyond GLib's own, and
+its source is added anew: six more small system calls. A timer is added anew each time it is due.
+
+=head1 THE KIT
+
+It passes every case of L<Test::Sys::Virt::EventImpl>.
+
+=head1 SEE ALSO
+
+L<Sys::Virt::Event>, L<Sys::Virt::Event::Loop>, L<Glib>, L<Glib::MainLoop>
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This module is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut
