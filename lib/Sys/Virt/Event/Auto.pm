@@ -54,7 +54,6 @@ sub add_handle {
 
 sub add_timeout { my ($self, @args) = @_; return $self->_become->add_timeout(@args) }
 sub loop        { my ($self)        = @_; return $self->_become->loop }
-sub run_for     { my ($self, @args) = @_; return $self->_become->run_for(@args) }
 sub run_until   { my ($self, @args) = @_; return $self->_become->run_until(@args) }
 
 sub _become {
@@ -64,14 +63,12 @@ sub _become {
     require $file;
     my $new  = $class->new(%{ $self->{options} });
     my $wake = $self->{wake};
-    my $key  = $self->{last_key};
-    %$self = (%$new, was_auto => 1, last_key => $key);
+    %$self = (%$new, was_auto => 1);
     bless $self, $class;
     if ($wake) {
         # It keeps the key by which it is known.
         $self->{last_key} = $wake->{key} - 1;
         $self->add_handle(@$wake{qw(fd events cb opaque ff)});
-        $self->{last_key} = $key;
     }
     return $self;
 }
@@ -129,3 +126,109 @@ sub _lower_of {
 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::Auto - libvirt's events in whatever loop the program runs
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use EV;                               # or another loop
+  use Sys::Virt;
+  use Sys::Virt::Event::Auto -register;
+
+  my $conn = Sys::Virt->new(uri => 'test:///default');
+
+  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+      my ($conn, $domain, $event, $detail) = @_;
+      print $domain->get_name, ": event $event, detail $detail\n";
+      EV::break();
+  });
+
+  $conn->get_domain_by_name('test')->suspend;
+  EV::run();
+
+=head1 DESCRIPTION
+
+For modules that do not know in what program they are used. When libvirt asks for the first watch, which is when the
+first connection is opened, this looks at what event loop the program has loaded, and becomes an object of the class
+for it:
+
+  EV                Sys::Virt::Event::EV
+  Mojo::IOLoop      Sys::Virt::Event::Mojo
+  IO::Async::Loop   Sys::Virt::Event::IOAsync
+  AnyEvent          Sys::Virt::Event::AnyEvent
+  POE::Kernel       Sys::Virt::Event::POE
+  Glib              Sys::Virt::Event::Glib
+  none of them      Sys::Virt::Event::Poll
+
+From then on L<Sys::Virt::Event/registered()> returns the same object, which is of that class, and the manual of that
+class holds.
+
+A program that knows its loop names the class for it. So does one whose loop is none of these.
+
+=head1 LOOPS ON LOOPS
+
+Loops run on other loops: AnyEvent and Mojo on EV, IO::Async on Glib, and so on. Several loops that run on one are one.
+Of them the lowest is chosen, which all of them run: with Mojo on EV it is EV. (An exception in a callback then goes
+where users of EV look, not where those of Mojo do. Name Sys::Virt::Event::Mojo where that matters.)
+
+What runs on what is known once a loop has been chosen by the upper one: AnyEvent's model, the reactor of Mojo's
+singleton, the loop of C<< IO::Async::Loop->new >>, POE's loop. Before that the loaded modules tell: where
+IO::Async::Loop::Glib is loaded, it is taken for the loop of IO::Async. AnyEvent that is loaded but not used does not
+count, unless it is alone.
+
+Two loops that are loaded and have nothing to do with each other are an exception:
+
+  Cannot choose an event loop: the program has loaded EV and Glib; register Sys::Virt::Event::EV
+  or Sys::Virt::Event::Glib
+
+It is thrown by the functions of L<Sys::Virt::Event> that add a watch, and by the methods below. When libvirt itself
+wants a watch it is a warning, and what libvirt makes of it is the connection's business: it opens without events, or no
+handler can be registered with it. Nothing is chosen then; the next watch is another try.
+
+=head1 METHODS
+
+=head2 new(%options)
+
+Returns an object that is not registered yet. The option C<hold_loop> is passed on to C<new> of the chosen class. Others
+are exceptions, which start with C<Cannot make Sys::Virt::Event::Auto:>.
+
+=head2 register(%options)
+
+Makes it libvirt's event loop, and returns it: see L<Sys::Virt::Event/register($impl, %options)>. Call it before the
+first connection is opened. C<use Sys::Virt::Event::Auto -register> makes an object without options and registers it.
+
+=head2 loop(), run_for($seconds), run_until($code, $seconds), stop()
+
+As those of the chosen class. The first three choose, if that was not done yet.
+
+=head2 add_handle($fd, $events, $cb, $opaque, $ff), add_timeout($ms, $cb, $opaque, $ff)
+
+What libvirt calls: see L<Sys::Virt::Event/METHODS A LOOP PROVIDES>. The first call chooses.
+
+=head1 WHAT KEEPS THE LOOP RUNNING, EXCEPTIONS, FORK, COST
+
+All of this is that of the chosen class. The choice itself is made once, and costs nothing after that.
+
+=head1 THE KIT
+
+What is judged is the chosen class. A subclass of this one is left behind when the choice is made.
+
+=head1 SEE ALSO
+
+L<Sys::Virt::Event>, L<Sys::Virt::Event::Loop>, L<Sys::Virt::Event::EV>, L<Sys::Virt::Event::Glib>,
+L<Sys::Virt::Event::Poll>
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This module is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut
