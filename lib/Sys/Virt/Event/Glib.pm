@@ -166,8 +166,8 @@ A Glib::MainLoop runs until it is told to quit, whether there is something to wa
 
 =head1 PRIORITIES
 
-libvirt's handles and timers have GLib's default priority, as libvirt gives them in its own loop. Idle sources have their
-turn when libvirt has nothing to do.
+libvirt's handles and timers have GLib's default priority, as libvirt gives them in its own loop. Idle sources have
+their turn when libvirt has nothing to do.
 
 =head1 EXCEPTIONS
 
@@ -180,8 +180,8 @@ others are warnings.
 
 =head1 NESTED RUNS
 
-A callback may run a main loop. Its own handle or timer is passed over meanwhile, and all others go on, also those on the
-same file descriptor.
+A callback may run a main loop. Its own handle or timer is passed over meanwhile, and all others go on, also those on
+the same file descriptor.
 
 =head1 FORK
 

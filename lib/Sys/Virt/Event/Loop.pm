@@ -36,7 +36,9 @@ sub import {
     }
     return if !@words;
     my $registered = Sys::Virt::Event::registered();
-    $class->new->register if !Scalar::Util::blessed($registered) || ($registered->{class} // '') ne $class;
+    # The object of another class need not be a hash.
+    my $is_ours = Scalar::Util::blessed($registered) && $registered->isa(__PACKAGE__);
+    $class->new->register if !$is_ours || $registered->{class} ne $class;
     return;
 }
 
