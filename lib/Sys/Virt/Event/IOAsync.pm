@@ -5,6 +5,7 @@ use warnings;
 
 our $VERSION = '0.001';
 
+use Carp ();
 use Scalar::Util ();
 use Sys::Virt::Event::Loop ();
 
@@ -14,6 +15,15 @@ our @ISA = ('Sys::Virt::Event::Loop');
 sub _needs         { ('IO::Async' => '0.49') }
 sub _loop_option   { 'loop' }
 sub _wants_handles { 1 }
+
+sub new {
+    my ($class, @options) = @_;
+    my $self = $class->SUPER::new(@options);
+    my $loop = $self->{given} // return $self;
+    Carp::croak("Cannot make $class: the loop is no IO::Async::Loop")
+        if !Scalar::Util::blessed($loop) || !$loop->isa('IO::Async::Loop');
+    return $self;
+}
 
 sub _find_loop {
     my ($self, $loop) = @_;
@@ -42,7 +52,11 @@ sub _watch {
     return $handle;
 }
 
-sub _unwatch { $_[0]{loop}->unwatch_io(handle => $_[1], on_read_ready => 1, on_write_ready => 1) }
+sub _unwatch {
+    my ($self, $handle) = @_;
+    $self->{loop}->unwatch_io(handle => $handle, on_read_ready => 1, on_write_ready => 1);
+    return;
+}
 
 # GLib does not call a source in a nested run that is being called, and forgets it if that dies: another takes its place.
 sub _renewing {
@@ -59,16 +73,13 @@ sub _renewing {
 # timers are those that were due before, so a chain of such timers leaves the files their turn.
 sub _timer {
     my ($self, $seconds, $code) = @_;
-    my $timer = {};
-    $timer->{id} = $self->{loop}->watch_time(after => $seconds, code => sub { delete $timer->{id}; $code->() });
-    return $timer;
+    return $self->{loop}->watch_time(after => $seconds, code => $code);
 }
 
-# An id may be a new timer's as soon as the timer has fired.
+# The base cancels no timer that has fired.
 sub _cancel {
-    my ($self, $timer) = @_;
-    my $id = delete $timer->{id};
-    $self->{loop}->unwatch_time($id) if defined $id;
+    my ($self, $id) = @_;
+    $self->{loop}->unwatch_time($id);
     return;
 }
 
