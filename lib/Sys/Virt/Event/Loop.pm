@@ -477,26 +477,30 @@ sub run_until {
     _check_seconds($seconds);
     my $end = defined $seconds ? _now() + $seconds : undef;
     local $self->{stopped} = 0;
+    my $limit;
+    my $result = eval { [$self->_passes($code, $end, \$limit)] };
+    my $error  = $@;
+    # Its code refers to the variable.
+    my $timer = $limit;
+    undef $limit;
+    $self->_cancel($timer) if $timer;
+    _throw($error) if !$result;
+    return $result->[0];
+}
+
+# The timer that ends it all is one for all passes: AnyEvent's loop looks for nothing else in an iteration in which it
+# comes upon one that was cancelled.
+sub _passes {
+    my ($self, $code, $end, $limit) = @_;
     until ($code->()) {
         my $left = defined $end ? $end - _now() : undef;
         return 0 if $self->{stopped} || defined $left && $left <= 0;
-        $self->_pass($left, defined $end) or return 0;
+        $self->_see_fork;
+        $self->loop;
+        $$limit ||= $self->_timer($left, sub { undef $$limit }, 1) if defined $left;
+        $self->_iterate or return 0;
     }
     return 1;
-}
-
-# One pass of the host loop, of at most so many seconds. False if it has nothing to wait for.
-sub _pass {
-    my ($self, $max_seconds) = @_;
-    $self->_see_fork;
-    $self->loop;
-    my $is_over;
-    my $limit  = defined $max_seconds ? $self->_timer($max_seconds, sub { $is_over = 1 }, 1) : undef;
-    my $result = eval { [$self->_iterate] };
-    my $error  = $@;
-    $self->_cancel($limit) if $limit && !$is_over;
-    _throw($error) if !$result;
-    return $result->[0];
 }
 
 sub _check_seconds {
