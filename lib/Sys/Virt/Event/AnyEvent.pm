@@ -59,7 +59,7 @@ sub _unwatch { @{ $_[1] } = () }
 sub _guarded {
     my ($self, $code) = @_;
     return $code if $self->{loop} eq 'AnyEvent::Impl::Perl';
-    return sub { eval { $code->(); 1 } or AE::log(error => $@) };
+    return sub { eval { $code->(); 1 } or AE::log(error => "$@") };
 }
 
 sub _timer {
