@@ -26,9 +26,10 @@ PERL
 
 # Where nothing is said of it, AnyEvent's own loop.
 sub prints {
-    my ($name, $code, $expected, %opt) = @_;
+    my ($name, $code, $expected, $model, %env) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    my $run = fresh_perl($PRELUDE . $code, switches => ['-w'], env => { PERL_ANYEVENT_MODEL => 'Perl' }, %opt);
+    $env{PERL_ANYEVENT_MODEL} = $model // 'Perl';
+    my $run = fresh_perl($PRELUDE . $code, switches => ['-w'], env => \%env);
     is($run->{stdout}, $expected, $name);
     is("$run->{stderr}$run->{exit}/$run->{signal}/$run->{timed_out}", '0/0/0', '... and ends well');
     return;
@@ -80,7 +81,8 @@ none
 Cannot make Sys::Virt::Event::AnyEvent: it needs AnyEvent 6.01, and 6.0 is installed at program line 8.
 EXPECTED
 
-prints 'a missing AnyEvent', <<'PERL', "Cannot make Sys::Virt::Event::AnyEvent: AnyEvent is not installed at program line 4.\n";
+my $MISSING = "Cannot make Sys::Virt::Event::AnyEvent: AnyEvent is not installed at program line 4.\n";
+prints 'a missing AnyEvent', <<'PERL', $MISSING;
 use Module::Metadata;
 @INC = grep { ref || !-e "$_/AnyEvent.pm" } @INC;
 require Sys::Virt::Event::AnyEvent;
@@ -104,13 +106,13 @@ for (['Perl', 'AnyEvent::Any'], ['EV', 'EV', 'EV'], ['Event', 'AnyEvent::Any', '
     my ($model, $adapter, @modules) = @$_;
     SKIP: {
         skip "@modules is not installed", 2 if !has(@modules);
-        prints "a condition variable of $model", $WHERE, "AnyEvent::Impl::$model $adapter\n", env => { PERL_ANYEVENT_MODEL => $model };
+        prints "a condition variable of $model", $WHERE, "AnyEvent::Impl::$model $adapter\n", $model;
     }
 }
 
 SKIP: {
     skip 'EV is not installed', 4 if !has('EV');
-    prints 'a loop that the program loads later is found', <<'PERL', "AnyEvent::Impl::EV Sys::Virt::Event::EV 3\n", env => {};
+    prints 'a loop that the program loads later is found', <<'PERL', "AnyEvent::Impl::EV Sys::Virt::Event::EV 3\n";
 BEGIN { delete @ENV{qw(PERL_ANYEVENT_MODEL AE_MODEL)} }
 use Sys::Virt::Event::AnyEvent -register;
 my $ticks = 0;
@@ -119,11 +121,15 @@ add_timeout(1, sub { EV::break() if ++$ticks == 3 });
 EV::run();
 print AnyEvent::detect(), ' ', ref registered(), " $ticks\n";
 PERL
-    prints 'an object of a subclass keeps its methods in EV', <<'PERL', "My::Loop, asked for 1 ms\n", env => { PERL_ANYEVENT_MODEL => 'EV' };
+    prints 'an object of a subclass keeps its methods in EV', <<'PERL', "My::Loop, asked for 1 ms\n", 'EV';
 package My::Loop;
 use Sys::Virt::Event::AnyEvent;
 our @ISA = ('Sys::Virt::Event::AnyEvent');
-sub add_timeout { my ($self, $ms, @rest) = @_; print ref $self, ", asked for $ms ms\n"; $self->SUPER::add_timeout($ms, @rest) }
+sub add_timeout {
+    my ($self, $ms, @rest) = @_;
+    print ref $self, ", asked for $ms ms\n";
+    return $self->SUPER::add_timeout($ms, @rest);
+}
 package main;
 my $loop = My::Loop->new->register;
 my $ticks = 0;
@@ -134,7 +140,7 @@ PERL
 
 SKIP: {
     skip 'IO::Async is not installed', 2 if !has('IO::Async');
-    prints 'the loop that AnyEvent was told to use in IO::Async', <<'PERL', "that one\n", env => { PERL_ANYEVENT_MODEL => 'IOAsync' };
+    prints 'the loop that AnyEvent was told to use in IO::Async', <<'PERL', "that one\n", 'IOAsync';
 use AnyEvent;
 use IO::Async::Loop::Select;
 use Sys::Virt::Event::AnyEvent -register;
@@ -173,7 +179,8 @@ PERL
 
 SKIP: {
     skip 'Event is not installed', 2 if !has('Event');
-    prints 'a loop that would end a watch has them logged', $EXCEPTIONS . <<'PERL', "logged\nlogged\ndone\ntimer\ndone\n",
+    my $logged = "logged\nlogged\ndone\ntimer\ndone\n";
+    prints 'a loop that would end a watch has them logged', $EXCEPTIONS . <<'PERL', $logged,
 $SIG{__WARN__} = sub { print $_[0] =~ /My::Error=/ ? "logged\n" : $_[0] =~ / (timer)$/m ? "$1\n" : "warning: $_[0]" };
 wait_for_it();
 remove_handle($handle);
@@ -181,7 +188,7 @@ $count = 0;
 add_timeout(0, sub { die "timer\n" if ++$count < 2; $done->send });
 wait_for_it();
 PERL
-        env => { PERL_ANYEVENT_MODEL => 'Event' };
+        'Event';
 }
 
 my $FLAGS = <<'PERL';
@@ -204,7 +211,7 @@ for (['Perl', 'AnyEvent'], ['IOAsync', 'IO::Async'], ['POE', 'POE']) {
     SKIP: {
         skip "$module is not installed", 2 if !has($module);
         prints "the flags of a file descriptor stay, and it stays open: $model", $FLAGS, "0 2048 1 1\n",
-            env => { PERL_ANYEVENT_MODEL => $model };
+            $model;
     }
 }
 
@@ -244,7 +251,7 @@ AnyEvent::postpone {
 $done->recv;
 print "done\n";
 PERL
-    env => { PERL_ANYEVENT_MODEL => 'Perl', PERL_ANYEVENT_STRICT => 1 };
+    'Perl', PERL_ANYEVENT_STRICT => 1;
 
 prints "timers of 0 ms leave the files and timers of the program their turn, and one another", <<'PERL', "1 1 yes\n";
 use AnyEvent;
@@ -256,7 +263,11 @@ add_timeout(0, sub { my $end = now() + 0.002; 1 while now() < $end; $calls[1]++ 
 my ($reader, $writer) = pipe_pair();
 syswrite $writer, 'x';
 my ($read, $timed) = (0, 0);
-my $io = AnyEvent->io(fh => $reader, poll => 'r', cb => sub { sysread $reader, my $byte, 1; $read++; $done->send if $timed });
+my $io = AnyEvent->io(fh => $reader, poll => 'r', cb => sub {
+    sysread $reader, my $byte, 1;
+    $read++;
+    $done->send if $timed;
+});
 my $timer = AnyEvent->timer(after => 0.01, cb => sub { $timed++; $done->send if $read });
 $done->recv;
 print "$read $timed ", (abs($calls[0] - $calls[1]) < 2 ? 'yes' : 'no'), "\n";

@@ -80,7 +80,8 @@ none
 Cannot make Sys::Virt::Event::IOAsync: it needs IO::Async 0.49, and 0.48 is installed at program line 10.
 EXPECTED
 
-prints 'a missing IO::Async', <<'PERL', "Cannot make Sys::Virt::Event::IOAsync: IO::Async is not installed at program line 4.\n";
+my $MISSING = "Cannot make Sys::Virt::Event::IOAsync: IO::Async is not installed at program line 4.\n";
+prints 'a missing IO::Async', <<'PERL', $MISSING;
 use Module::Metadata;
 @INC = grep { ref || !-e "$_/IO/Async.pm" } @INC;
 require Sys::Virt::Event::IOAsync;
@@ -138,7 +139,8 @@ for my $loop (qw(Select Poll Epoll)) {
     SKIP: {
         skip "IO::Async::Loop::$loop is not installed", 2
             if VirtTest::Adapters::missing_modules({ modules => ["IO::Async::Loop::$loop"] });
-        prints "exceptions leave run of $loop, and the watches live on", $EXCEPTIONS, $told, env => { IO_ASYNC_LOOP => $loop };
+        prints "exceptions leave run of $loop, and the watches live on", $EXCEPTIONS, $told,
+            env => { IO_ASYNC_LOOP => $loop };
     }
 }
 
@@ -193,7 +195,8 @@ for my $hold (0, 1) {
 }
 PERL
 
-prints 'run_for, run_until and stop inside the run of the program', <<'PERL', "true\nfalse\nfalse\nover\nstopped\ndone\n";
+my $STAGES = "true\nfalse\nfalse\nover\nstopped\ndone\n";
+prints 'run_for, run_until and stop inside the run of the program', <<'PERL', $STAGES;
 use IO::Async::Loop;
 use Sys::Virt::Event::IOAsync -register;
 my $loop = registered();
@@ -223,7 +226,11 @@ add_timeout(0, sub { my $end = now() + 0.002; 1 while now() < $end }) for 1, 2;
 my ($reader, $writer) = pipe_pair();
 syswrite $writer, 'x';
 my ($read, $timed) = (0, 0);
-$main->watch_io(handle => $reader, on_read_ready => sub { sysread $reader, my $byte, 1; $read++; $main->stop if $timed });
+$main->watch_io(handle => $reader, on_read_ready => sub {
+    sysread $reader, my $byte, 1;
+    $read++;
+    $main->stop if $timed;
+});
 $main->watch_time(after => 0.01, code => sub { $timed++; $main->stop if $read });
 $main->run;
 print "$read $timed\n";
@@ -232,7 +239,7 @@ PERL
 SKIP: {
     skip 'IO::Async::Loop::Epoll is not installed', 2
         if VirtTest::Adapters::missing_modules({ modules => ['IO::Async::Loop::Epoll'] });
-    prints 'a child goes on with an epoll set of its own, in which the files of the program are, too', <<'PERL', "1 1\n1 1\n",
+    prints 'a child goes on with an epoll set of its own, the files of the program in it', <<'PERL', "1 1\n1 1\n",
 use IO::Async::Loop;
 use Sys::Virt::Event::IOAsync -register;
 my $main = IO::Async::Loop->new;

@@ -70,8 +70,8 @@ sub _timer {
 }
 
 # AnyEvent's own loop looks at no file in an iteration in which a timer is due, and calls timers as long as there are
-# such. What is to be called in the next iteration is called for a file that can always be written to, so that all others
-# have their turn.
+# such. What is to be called in the next iteration is called for a file that can always be written to, so that all
+# others have their turn.
 sub _soon {
     my ($self, $code) = @_;
     my $soon  = $self->{soon} ||= { turn => 0, queue => [] };
@@ -135,8 +135,8 @@ Sys::Virt::Event::AnyEvent - libvirt's events in whatever loop AnyEvent uses
 
 =head1 DESCRIPTION
 
-Lets libvirt watch its file descriptors and timers in the loop that L<AnyEvent> uses, whichever that is. Signals, threads
-and forks are as described in L<Sys::Virt::Event>.
+Lets libvirt watch its file descriptors and timers in the loop that L<AnyEvent> uses, whichever that is. Signals,
+threads and forks are as described in L<Sys::Virt::Event>.
 
 AnyEvent chooses its loop when it is first used, or, if the program has not used it by then, when libvirt asks for the
 first watch. So a program can load a loop of its own after it has registered this class. AnyEvent itself is not loaded
@@ -164,8 +164,8 @@ L<Sys::Virt::Event::POE>.
 
 =back
 
-The others, AnyEvent's own loop in Perl and Event among them, are driven by AnyEvent's functions. Of these, those two are
-tried.
+The others, AnyEvent's own loop in Perl and Event among them, are driven by AnyEvent's functions. Of these, those two
+are tried.
 
 =head1 METHODS
 
@@ -182,13 +182,14 @@ default is 1. See L</WHAT KEEPS THE LOOP RUNNING>.
 
 =back
 
-Exceptions start with C<Cannot make Sys::Virt::Event::AnyEvent:>. The reasons are an unknown option, and an AnyEvent that
-is missing or older than 6.01.
+Exceptions start with C<Cannot make Sys::Virt::Event::AnyEvent:>. The reasons are an unknown option, and an AnyEvent
+that is missing or older than 6.01.
 
 =head2 register(%options)
 
 Makes it libvirt's event loop, and returns it: see L<Sys::Virt::Event/register($impl, %options)>. Call it before the
-first connection is opened. C<use Sys::Virt::Event::AnyEvent -register> makes an object without options and registers it.
+first connection is opened. C<use Sys::Virt::Event::AnyEvent -register> makes an object without options and registers
+it.
 
 =head2 loop()
 
@@ -253,10 +254,11 @@ Where another class does the work it costs what that costs, and nothing more.
 
 Otherwise each file descriptor that is watched is a duplicate: one system call and one file descriptor more for each.
 AnyEvent's watchers cannot be changed, so to change what is watched for is to make new ones, without a system call in
-AnyEvent's own loop. libvirt switches its watch off and on with each call to a server; that is not done before it makes a
-difference, so mostly it costs nothing. When a file descriptor is ready, there is one poll(2) beyond the loop's own.
-Timers cost no system call, but those of 0 ms do: a pipe that can be written to is watched as long as there are any, so
-that they are called in each iteration and keep nobody else waiting. libvirt delivers events by such a timer.
+AnyEvent's own loop. libvirt switches its watch off and on with each call to a server; that is not done before it
+makes a difference, so mostly it costs nothing. When a file descriptor is ready, there is one poll(2) beyond the
+loop's own. Timers cost no system call, but those of 0 ms do: a pipe that can be written to is watched as long as
+there are any, so that they are called in each iteration and keep nobody else waiting. libvirt delivers events by such
+a timer.
 
 =head1 THE KIT
 
@@ -266,8 +268,8 @@ Of L<Test::Sys::Virt::EventImpl> it passes all cases but one:
 
 =item closed_fd
 
-It is not told when libvirt's file descriptor was closed before its watch was removed. The loop watches a duplicate, which
-stays open. No other watch suffers from it. With EV and Glib underneath it depends on their classes.
+It is not told when libvirt's file descriptor was closed before its watch was removed. The loop watches a duplicate,
+which stays open. No other watch suffers from it. With EV and Glib underneath it depends on their classes.
 
 =back
 

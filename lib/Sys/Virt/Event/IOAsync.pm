@@ -58,7 +58,8 @@ sub _unwatch {
     return;
 }
 
-# GLib does not call a source in a nested run that is being called, and forgets it if that dies: another takes its place.
+# GLib does not call a source in a nested run that is being called, and forgets it if that dies: another takes its
+# place.
 sub _renewing {
     my ($self, $handle, $read, $write, $code) = @_;
     Scalar::Util::weaken($self);
@@ -127,8 +128,8 @@ Sys::Virt::Event::IOAsync - libvirt's events in IO::Async's loop
 Lets libvirt watch its file descriptors and timers in a loop of L<IO::Async>, of any class: tried are Select, Poll,
 Epoll and Glib. Signals, threads and forks are as described in L<Sys::Virt::Event>.
 
-The object is no notifier: there is nothing to add to the loop. IO::Async is loaded, and its loop made, when libvirt asks
-for the first watch, if the program has not done so by then.
+The object is no notifier: there is nothing to add to the loop. IO::Async is loaded, and its loop made, when libvirt
+asks for the first watch, if the program has not done so by then.
 
 =head1 METHODS
 
@@ -172,8 +173,8 @@ then, and false when so many seconds are over first, or C<stop> was called. With
 
 =head2 stop()
 
-Ends the innermost C<run_for> or C<run_until> that is running. The loop's own C<run> is ended by its own C<stop>. Returns
-nothing.
+Ends the innermost C<run_for> or C<run_until> that is running. The loop's own C<run> is ended by its own C<stop>.
+Returns nothing.
 
 =head1 WHAT KEEPS THE LOOP RUNNING
 
@@ -185,8 +186,8 @@ An exception of a callback leaves C<< $loop->run >>, as that of any callback doe
 handle or timer stays, nothing that the program has put off by C<< $loop->later >> is lost, and the loop can be run
 again.
 
-IO::Async::Loop::Glib differs: there the exception goes to the handlers of C<< Glib->install_exception_handler >>, and is
-a warning if there are none.
+IO::Async::Loop::Glib differs: there the exception goes to the handlers of C<< Glib->install_exception_handler >>, and
+is a warning if there are none.
 
 If one wake finds several handles on one file descriptor whose callbacks die, the first exception is thrown, and the
 others are warnings.
@@ -222,8 +223,8 @@ Of L<Test::Sys::Virt::EventImpl> it passes all cases but one:
 
 =item closed_fd
 
-It is not told when libvirt's file descriptor was closed before its watch was removed. The loop watches a duplicate, which
-stays open. No other watch suffers from it.
+It is not told when libvirt's file descriptor was closed before its watch was removed. The loop watches a duplicate,
+which stays open. No other watch suffers from it.
 
 =back
 

@@ -42,8 +42,8 @@ sub import {
 
 # What an adapter has: the modules it needs, with their versions; the name of the option for its host loop, if it takes
 # one; whether libvirt's file descriptors, and that of the wake watch, must be wrapped in Perl handles, and how (see
-# _open_port); whether its loop ends by itself when it has nothing to wait for; whether any watch keeps such a loop; what
-# must be done to its loop in a child process.
+# _open_port); whether its loop ends by itself when it has nothing to wait for; whether any watch keeps such a loop;
+# what must be done to its loop in a child process.
 sub _needs           { () }
 sub _loop_option     { () }
 sub _wants_handles   { 0 }
@@ -101,9 +101,9 @@ sub loop {
 # Tells Sys::Virt::Event that this class does not run on for the sake of the wake watch alone.
 sub _knows_wake { 1 }
 
-# What libvirt asks for. Handles of one file descriptor share a port, since most host loops take but one watcher of each.
-# The host's watcher may be armed for more than is wanted: libvirt changes masks with each call to a server, and mostly
-# nothing comes of it.
+# What libvirt asks for. Handles of one file descriptor share a port, since most host loops take but one watcher of
+# each. The host's watcher may be armed for more than is wanted: libvirt changes masks with each call to a server, and
+# mostly nothing comes of it.
 
 sub add_handle {
     my ($self, $fd, $events, $cb, $opaque, $ff) = @_;
@@ -405,8 +405,8 @@ sub _on_timer {
     return;
 }
 
-# What is not libvirt's: the wake watch, and a timer that keeps a loop running which would end without. Where a loop ends
-# by itself the wake watch must not keep it.
+# What is not libvirt's: the wake watch, and a timer that keeps a loop running which would end without. Where a loop
+# ends by itself the wake watch must not keep it.
 sub _tend {
     my ($self) = @_;
     my $is_in_use = $self->{watched} > 0;
