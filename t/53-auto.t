@@ -147,8 +147,8 @@ EXPECTED
 }
 
 # A thread of the kit's helper adds a timer, and has to wake the loop for that.
-for (['EV', 'EV'], ['Glib', 'Glib'], [undef, 'Poll']) {
-    my ($module, $class) = @$_;
+for (['EV', 'EV', '1'], ['Glib', 'Glib', '1 1'], [undef, 'Poll', '1 1']) {
+    my ($module, $class, $keys) = @$_;
     prints "$class has the wake watch that was given before", [$module // ()], ($module ? "use $module;\n" : '') . <<'PERL',
 use Test::Sys::Virt::EventImpl::CApi;
 my $loop = Sys::Virt::Event::Auto->new;
@@ -161,7 +161,7 @@ my $thread = Test::Sys::Virt::EventImpl::CApi::spawn([sleep_ms => 50], [add_time
 print $loop->run_until(sub { Test::Sys::Virt::EventImpl::CApi::events() }, 5) ? "woken\n" : "asleep\n";
 $thread->join;
 PERL
-        "1 1\nwoken\n";
+        "$keys\nwoken\n";
 }
 
 prints 'a run before the first watch chooses too', ['EV'], <<'PERL', "Sys::Virt::Event::EV\n";

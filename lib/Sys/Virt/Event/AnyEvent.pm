@@ -59,7 +59,7 @@ sub _unwatch { @{ $_[1] } = () }
 sub _guarded {
     my ($self, $code) = @_;
     return $code if $self->{loop} eq 'AnyEvent::Impl::Perl';
-    return sub { eval { $code->(); 1 } or AE::log(error => $@) };
+    return sub { eval { $code->(); 1 } or AE::log(error => "$@") };
 }
 
 sub _timer {
@@ -70,8 +70,8 @@ sub _timer {
 }
 
 # AnyEvent's own loop looks at no file in an iteration in which a timer is due, and calls timers as long as there are
-# such. What is to be called in the next iteration is called for a file that can always be written to, so that all others
-# have their turn.
+# such. What is to be called in the next iteration is called for a file that can always be written to, so that all
+# others have their turn.
 sub _soon {
     my ($self, $code) = @_;
     my $soon  = $self->{soon} ||= { turn => 0, queue => [] };
@@ -104,3 +104,182 @@ sub _cancel { delete $_[1]{code} if ref $_[1] eq 'HASH' }
 sub _iterate { AnyEvent->_poll; return 1 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::AnyEvent - libvirt's events in whatever loop AnyEvent uses
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use AnyEvent;
+  use Sys::Virt;
+  use Sys::Virt::Event::AnyEvent -register;
+
+  my $done = AnyEvent->condvar;
+  my $conn = Sys::Virt->new(uri => 'test:///default');
+
+  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+      my ($conn, $domain, $event, $detail) = @_;
+      print $domain->get_name, ": event $event, detail $detail\n";
+      $done->send;
+  });
+
+  $conn->get_domain_by_name('test')->suspend;
+  $done->recv;
+
+=head1 DESCRIPTION
+
+Lets libvirt watch its file descriptors and timers in the loop that L<AnyEvent> uses, whichever that is. Signals,
+threads and forks are as described in L<Sys::Virt::Event>.
+
+AnyEvent chooses its loop when it is first used, or, if the program has not used it by then, when libvirt asks for the
+first watch. So a program can load a loop of its own after it has registered this class. AnyEvent itself is not loaded
+before that either.
+
+Some of its loops have a class of their own here, which then does the work. All that its manual says holds:
+
+=over 4
+
+=item EV
+
+L<Sys::Virt::Event::EV>, with EV's default loop. The object then is one of that class, if its class was this one.
+
+=item Glib
+
+L<Sys::Virt::Event::Glib>.
+
+=item IO::Async
+
+L<Sys::Virt::Event::IOAsync>, with the loop that AnyEvent uses by then.
+
+=item POE
+
+L<Sys::Virt::Event::POE>.
+
+=back
+
+The others, AnyEvent's own loop in Perl and Event among them, are driven by AnyEvent's functions. Of these, those two
+are tried.
+
+=head1 METHODS
+
+=head2 new(%options)
+
+Returns an object that is not registered yet. It has one option:
+
+=over 4
+
+=item hold_loop => 1 or 0
+
+Whether what libvirt watches, even if it is but a timer that is switched off, keeps a loop running that would end. The
+default is 1. See L</WHAT KEEPS THE LOOP RUNNING>.
+
+=back
+
+Exceptions start with C<Cannot make Sys::Virt::Event::AnyEvent:>. The reasons are an unknown option, and an AnyEvent
+that is missing or older than 6.01.
+
+=head2 register(%options)
+
+Makes it libvirt's event loop, and returns it: see L<Sys::Virt::Event/register($impl, %options)>. Call it before the
+first connection is opened. C<use Sys::Virt::Event::AnyEvent -register> makes an object without options and registers
+it.
+
+=head2 loop()
+
+Returns the loop of the class that does the work, such as EV's. Where there is none it returns the name of AnyEvent's
+class for the loop, such as C<AnyEvent::Impl::Perl>.
+
+=head2 run_for($seconds)
+
+Runs the loop for so many seconds, or until C<stop> is called. Returns nothing. Unlike AnyEvent's C<recv>, this and
+C<run_until> can be called in a callback while the program waits for something.
+
+=head2 run_until($code, $seconds)
+
+Runs the loop until C<< $code->() >> returns true. It is called before the first iteration and after each. Returns true
+then, and false when so many seconds are over first, or C<stop> was called. Without a number there is no limit.
+
+=head2 stop()
+
+Ends the innermost C<run_for> or C<run_until> that is running. Returns nothing.
+
+=head1 WHAT KEEPS THE LOOP RUNNING
+
+C<recv> waits until its condition variable is sent to, whether there is something else to wait for or not, so hold_loop
+makes no difference. It makes one where the program runs a loop by that loop's own means and it ends by itself, as
+C<EV::run> does: see the manual of the class that does the work. With Event what is watched keeps the loop running.
+
+=head1 EXCEPTIONS
+
+What becomes of an exception of a callback depends on the loop:
+
+=over 4
+
+=item *
+
+AnyEvent's own loop in Perl: it leaves C<recv>, C<run_for> or C<run_until>.
+
+=item *
+
+A loop with a class of its own here: see its manual.
+
+=item *
+
+Any other: it is logged by C<AE::log>, as an error, and so is a warning, unless the program has changed what AnyEvent
+logs.
+
+=back
+
+In each case the handle or timer stays, and the loop can be run again. If one wake finds several handles on one file
+descriptor whose callbacks die, the first exception is thrown, and the others are warnings.
+
+=head1 NESTED RUNS
+
+A callback may run the loop. Its own handle or timer is passed over meanwhile, and all others go on.
+
+=head1 FORK
+
+Both processes can run the loop after a fork. What holds for connections is in L<Sys::Virt::Event/FORK>.
+
+=head1 COST
+
+Where another class does the work it costs what that costs, and nothing more.
+
+Otherwise each file descriptor that is watched is a duplicate: one system call and one file descriptor more for each.
+AnyEvent's watchers cannot be changed, so to change what is watched for is to make new ones, without a system call in
+AnyEvent's own loop. libvirt switches its watch off and on with each call to a server; that is not done before it
+makes a difference, so mostly it costs nothing. When a file descriptor is ready, there is one poll(2) beyond the
+loop's own. Timers cost no system call, but those of 0 ms do: a pipe that can be written to is watched as long as
+there are any, so that they are called in each iteration and keep nobody else waiting. libvirt delivers events by such
+a timer.
+
+=head1 THE KIT
+
+Of L<Test::Sys::Virt::EventImpl> it passes all cases but one:
+
+=over 4
+
+=item closed_fd
+
+It is not told when libvirt's file descriptor was closed before its watch was removed. The loop watches a duplicate,
+which stays open. No other watch suffers from it. With EV and Glib underneath it depends on their classes.
+
+=back
+
+=head1 SEE ALSO
+
+L<Sys::Virt::Event>, L<Sys::Virt::Event::Loop>, L<AnyEvent>, L<AE>
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This module is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut

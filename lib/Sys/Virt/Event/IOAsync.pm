@@ -5,6 +5,7 @@ use warnings;
 
 our $VERSION = '0.001';
 
+use Carp ();
 use Scalar::Util ();
 use Sys::Virt::Event::Loop ();
 
@@ -14,6 +15,15 @@ our @ISA = ('Sys::Virt::Event::Loop');
 sub _needs         { ('IO::Async' => '0.49') }
 sub _loop_option   { 'loop' }
 sub _wants_handles { 1 }
+
+sub new {
+    my ($class, @options) = @_;
+    my $self = $class->SUPER::new(@options);
+    my $loop = $self->{given} // return $self;
+    Carp::croak("Cannot make $class: the loop is no IO::Async::Loop")
+        if !Scalar::Util::blessed($loop) || !$loop->isa('IO::Async::Loop');
+    return $self;
+}
 
 sub _find_loop {
     my ($self, $loop) = @_;
@@ -42,9 +52,14 @@ sub _watch {
     return $handle;
 }
 
-sub _unwatch { $_[0]{loop}->unwatch_io(handle => $_[1], on_read_ready => 1, on_write_ready => 1) }
+sub _unwatch {
+    my ($self, $handle) = @_;
+    $self->{loop}->unwatch_io(handle => $handle, on_read_ready => 1, on_write_ready => 1);
+    return;
+}
 
-# GLib does not call a source in a nested run that is being called, and forgets it if that dies: another takes its place.
+# GLib does not call a source in a nested run that is being called, and forgets it if that dies: another takes its
+# place.
 sub _renewing {
     my ($self, $handle, $read, $write, $code) = @_;
     Scalar::Util::weaken($self);
@@ -59,16 +74,13 @@ sub _renewing {
 # timers are those that were due before, so a chain of such timers leaves the files their turn.
 sub _timer {
     my ($self, $seconds, $code) = @_;
-    my $timer = {};
-    $timer->{id} = $self->{loop}->watch_time(after => $seconds, code => sub { delete $timer->{id}; $code->() });
-    return $timer;
+    return $self->{loop}->watch_time(after => $seconds, code => $code);
 }
 
-# An id may be a new timer's as soon as the timer has fired.
+# The base cancels no timer that has fired.
 sub _cancel {
-    my ($self, $timer) = @_;
-    my $id = delete $timer->{id};
-    $self->{loop}->unwatch_time($id) if defined $id;
+    my ($self, $id) = @_;
+    $self->{loop}->unwatch_time($id);
     return;
 }
 
@@ -82,3 +94,147 @@ our @ISA = ('IO::Handle');
 sub blocking { 0 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::IOAsync - libvirt's events in IO::Async's loop
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use IO::Async::Loop;
+  use Sys::Virt;
+  use Sys::Virt::Event::IOAsync -register;
+
+  my $loop = IO::Async::Loop->new;
+  my $conn = Sys::Virt->new(uri => 'test:///default');
+
+  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+      my ($conn, $domain, $event, $detail) = @_;
+      print $domain->get_name, ": event $event, detail $detail\n";
+      $loop->stop;
+  });
+
+  $conn->get_domain_by_name('test')->suspend;
+  $loop->run;
+
+=head1 DESCRIPTION
+
+Lets libvirt watch its file descriptors and timers in a loop of L<IO::Async>, of any class: tried are Select, Poll,
+Epoll and Glib. Signals, threads and forks are as described in L<Sys::Virt::Event>.
+
+The object is no notifier: there is nothing to add to the loop. IO::Async is loaded, and its loop made, when libvirt
+asks for the first watch, if the program has not done so by then.
+
+=head1 METHODS
+
+=head2 new(%options)
+
+Returns an object that is not registered yet. Options:
+
+=over 4
+
+=item loop => $loop
+
+The IO::Async::Loop. If there is none it is what C<< IO::Async::Loop->new >> returns, the one loop that all of a program
+shares.
+
+=item hold_loop => 1 or 0
+
+As with any adapter, but it makes no difference here: see L</WHAT KEEPS THE LOOP RUNNING>.
+
+=back
+
+Exceptions start with C<Cannot make Sys::Virt::Event::IOAsync:>. The reasons are an unknown option, a loop that is none,
+and an IO::Async that is missing or older than 0.49.
+
+=head2 register(%options)
+
+Makes it libvirt's event loop, and returns it: see L<Sys::Virt::Event/register($impl, %options)>. Call it before the
+first connection is opened. C<use Sys::Virt::Event::IOAsync -register> makes an object without options and registers it.
+
+=head2 loop()
+
+Returns the IO::Async::Loop.
+
+=head2 run_for($seconds)
+
+Runs the loop for so many seconds, or until C<stop> is called. Returns nothing.
+
+=head2 run_until($code, $seconds)
+
+Runs the loop until C<< $code->() >> returns true. It is called before the first iteration and after each. Returns true
+then, and false when so many seconds are over first, or C<stop> was called. Without a number there is no limit.
+
+=head2 stop()
+
+Ends the innermost C<run_for> or C<run_until> that is running. The loop's own C<run> is ended by its own C<stop>.
+Returns nothing.
+
+=head1 WHAT KEEPS THE LOOP RUNNING
+
+C<< $loop->run >> runs until it is told to stop, whether there is something to wait for or not. So does C<run_until>.
+
+=head1 EXCEPTIONS
+
+An exception of a callback leaves C<< $loop->run >>, as that of any callback does, or C<run_for> or C<run_until>. The
+handle or timer stays, nothing that the program has put off by C<< $loop->later >> is lost, and the loop can be run
+again.
+
+IO::Async::Loop::Glib differs: there the exception goes to the handlers of C<< Glib->install_exception_handler >>, and
+is a warning if there are none.
+
+If one wake finds several handles on one file descriptor whose callbacks die, the first exception is thrown, and the
+others are warnings.
+
+=head1 NESTED RUNS
+
+A callback may run the loop. Its own handle or timer is passed over meanwhile, and all others go on.
+
+=head1 THE CLOCK
+
+IO::Async's timers go by the time of day. When that is set back they are late, and those of libvirt with them.
+
+=head1 FORK
+
+Both processes can run the loop after a fork. What holds for connections is in L<Sys::Virt::Event/FORK>.
+
+IO::Async::Loop::Epoll, as of 0.22, has an epoll set of its own in a child, but forgets to watch there what it has
+watched. This class sees to that, for the program's files too, when libvirt first asks for something in the child, or
+C<run_for> or C<run_until> is called there.
+
+=head1 COST
+
+IO::Async wants handles of Perl's, and makes them non-blocking. libvirt's file descriptors must be neither closed nor
+changed, so each that is watched is a duplicate: one system call and one file descriptor more for each. libvirt switches
+its watch off and on with each call to a server; the loop is not told before it makes a difference, so mostly it
+costs nothing. When a file descriptor is ready, there is one poll(2) beyond the loop's own. Timers cost no system call.
+
+=head1 THE KIT
+
+Of L<Test::Sys::Virt::EventImpl> it passes all cases but one:
+
+=over 4
+
+=item closed_fd
+
+It is not told when libvirt's file descriptor was closed before its watch was removed. The loop watches a duplicate,
+which stays open. No other watch suffers from it.
+
+=back
+
+=head1 SEE ALSO
+
+L<Sys::Virt::Event>, L<Sys::Virt::Event::Loop>, L<IO::Async>, L<IO::Async::Loop>
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This module is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut

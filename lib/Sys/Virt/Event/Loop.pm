@@ -44,8 +44,8 @@ sub import {
 
 # What an adapter has: the modules it needs, with their versions; the name of the option for its host loop, if it takes
 # one; whether libvirt's file descriptors, and that of the wake watch, must be wrapped in Perl handles, and how (see
-# _open_port); whether its loop ends by itself when it has nothing to wait for; whether any watch keeps such a loop; what
-# must be done to its loop in a child process.
+# _open_port); whether its loop ends by itself when it has nothing to wait for; whether any watch keeps such a loop;
+# what must be done to its loop in a child process.
 sub _needs           { () }
 sub _loop_option     { () }
 sub _wants_handles   { 0 }
@@ -106,9 +106,9 @@ sub _hand_over { 0 }
 # Tells Sys::Virt::Event that this class does not run on for the sake of the wake watch alone.
 sub _knows_wake { 1 }
 
-# What libvirt asks for. Handles of one file descriptor share a port, since most host loops take but one watcher of each.
-# The host's watcher may be armed for more than is wanted: libvirt changes masks with each call to a server, and mostly
-# nothing comes of it.
+# What libvirt asks for. Handles of one file descriptor share a port, since most host loops take but one watcher of
+# each. The host's watcher may be armed for more than is wanted: libvirt changes masks with each call to a server, and
+# mostly nothing comes of it.
 
 sub add_handle {
     my ($self, $fd, $events, $cb, $opaque, $ff) = @_;
@@ -412,8 +412,8 @@ sub _on_timer {
     return;
 }
 
-# What is not libvirt's: the wake watch, and a timer that keeps a loop running which would end without. Where a loop ends
-# by itself the wake watch must not keep it.
+# What is not libvirt's: the wake watch, and a timer that keeps a loop running which would end without. Where a loop
+# ends by itself the wake watch must not keep it.
 sub _tend {
     my ($self) = @_;
     my $is_in_use = $self->{watched} > 0;
@@ -473,7 +473,7 @@ sub _arm_all {
 sub run_once {
     my ($self, $max_seconds) = @_;
     $self->_check_seconds($max_seconds);
-    return $self->_pass($max_seconds);
+    return $self->_limited($max_seconds, sub { $self->_iterate });
 }
 
 sub stop { $_[0]{stopped} = 1; return }
@@ -490,24 +490,39 @@ sub run_until {
     $self->_check_seconds($seconds);
     my $end = defined $seconds ? _now() + $seconds : undef;
     local $self->{stopped} = 0;
-    until ($code->()) {
-        my $left = defined $end ? $end - _now() : undef;
-        return 0 if $self->{stopped} || defined $left && $left <= 0;
-        $self->_pass($left, defined $end) or return 0;
-    }
-    return 1;
+    return $self->_limited($seconds, sub {
+        until ($code->()) {
+            return 0 if $self->{stopped} || defined $end && $end <= _now();
+            $self->_see_fork;
+            $self->_iterate or return 0;
+        }
+        return 1;
+    });
 }
 
-# One pass of the host loop, of at most so many seconds. False if it has nothing to wait for.
-sub _pass {
-    my ($self, $max_seconds) = @_;
+# The timer that ends it all is one for all passes: AnyEvent's loop looks for nothing else in an iteration in which it
+# comes upon one that was cancelled.
+sub _limited {
+    my ($self, $seconds, $code) = @_;
     $self->_see_fork;
     $self->loop;
-    my $is_over;
-    my $limit  = defined $max_seconds ? $self->_timer($max_seconds, sub { $is_over = 1 }, 1) : undef;
-    my $result = eval { [$self->_iterate] };
+    my ($limit, $set_limit);
+    if (defined $seconds) {
+        my $end = _now() + $seconds;
+        # Some loops are early by a bit.
+        $set_limit = sub {
+            undef $limit;
+            my $left = $end - _now();
+            $limit = $self->_timer($left, $set_limit, 1) if $left > 0;
+        };
+        $limit = $self->_timer($seconds > 0 ? $seconds : 0, $set_limit, 1);
+    }
+    my $result = eval { [$code->()] };
     my $error  = $@;
-    $self->_cancel($limit) if $limit && !$is_over;
+    # The timer, its code and these variables hold each other.
+    my $timer = $limit;
+    undef $_ for $limit, $set_limit;
+    $self->_cancel($timer) if $timer;
     $self->_throw($error) if !$result;
     return $result->[0];
 }

@@ -91,6 +91,19 @@ sub run {
     return;
 }
 
+sub run_until {
+    my ($self, $code, $seconds) = @_;
+    $self->_check_seconds($seconds);
+    my $end = defined $seconds ? _now() + $seconds : undef;
+    local $self->{stopped} = 0;
+    until ($code->()) {
+        my $left = defined $end ? $end - _now() : undef;
+        return 0 if $self->{stopped} || defined $left && $left <= 0;
+        $self->_pass($left, defined $end) or return 0;
+    }
+    return 1;
+}
+
 # One iteration. What is ready is collected before anything is called, so that what a callback
 # adds waits for the next one. False, at once, when there is nothing to wait for, unless $sleep.
 sub _pass {
