@@ -544,3 +544,240 @@ sub _throw {
 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::Loop - what the adapters for event loops have in common
+
+=head1 SYNOPSIS
+
+  package My::Adapter;
+  use parent 'Sys::Virt::Event::Loop';
+
+  sub _needs     { ('Some::Loop' => '1.5') }
+  sub _find_loop { require Some::Loop; return Some::Loop->new }
+  sub _watch     { my ($self, $fd, $read, $write, $code) = @_; ... }
+  sub _unwatch   { my ($self, $watcher, $fd) = @_; ... }
+  sub _timer     { my ($self, $seconds, $code, $holds) = @_; ... }
+  sub _cancel    { my ($self, $timer) = @_; ... }
+  sub _iterate   { my ($self) = @_; ... }
+
+=head1 DESCRIPTION
+
+The parent class of Sys::Virt::Event::EV, Sys::Virt::Event::Glib and the others: it lets libvirt use the event loop that
+a program has anyway, the I<host loop>. An adapter is a subclass that says how that loop watches a file descriptor, and
+how it sets a timer. All that libvirt's contract asks for beyond that is done here: exact event bits, several handles on
+one file descriptor, intervals, what is removed or changed in a callback, nested runs, the wake watch, exceptions.
+
+This class itself makes no useful object.
+
+=head1 METHODS
+
+What every adapter has.
+
+=head2 new(%options)
+
+Returns an object that is not registered yet. The options are that of C<_loop_option>, and:
+
+=over 4
+
+=item hold_loop => 1 or 0
+
+Whether libvirt's watches keep a host loop running that ends by itself when it has nothing to wait for. 1 is the
+default: then it runs as long as libvirt has a watch, be it a timer that is switched off. For a loop that runs until it
+is told to end, it makes no difference.
+
+=back
+
+Dies with:
+
+  Cannot make My::Adapter: there is no option hold
+  Cannot make My::Adapter: options are pairs of a name and a value
+  Cannot make My::Adapter: Some::Loop is not installed
+  Cannot make My::Adapter: it needs Some::Loop 1.5, and 1.2 is installed
+
+Neither C<new> nor C<register> loads the host loop, or looks for it. That is done when libvirt, or the program by
+L<Sys::Virt::Event/add_timeout($ms, $code)> and its like, wants something watched, or when one of the next three methods
+is called. So a program may load its loop, or choose one, after this.
+
+=head2 register(%options)
+
+Makes it libvirt's event loop, and returns it: see L<Sys::Virt::Event/register($impl, %options)>.
+
+=head2 import('-register')
+
+C<use My::Adapter -register> makes an object without options and registers it, unless an object of that class is
+registered already. Any other word is an exception, C<Cannot use My::Adapter: there is no option -regster>.
+
+=head2 loop()
+
+Returns the host loop.
+
+=head2 run_for($seconds)
+
+Runs the host loop for so many seconds, or until C<stop> is called. Returns nothing.
+
+=head2 run_until($code, $seconds)
+
+Runs the host loop until C<< $code->() >> returns true. It is called before the first pass and after each. Returns true
+then, and false when so many seconds are over first, or C<stop> was called. Without a number there is no limit, but then
+it also returns false when the host loop says that it has nothing to wait for.
+
+Both can be called inside a run of the program's own, as in a callback.
+
+=head2 stop()
+
+Ends the innermost C<run_for> or C<run_until> that is running, after the pass that is under way. Returns nothing.
+
+=head2 add_handle, update_handle, remove_handle, add_timeout, update_timeout, remove_timeout
+
+What libvirt calls: see L<Sys::Virt::Event/METHODS A LOOP PROVIDES>.
+
+=head1 WHAT AN ADAPTER SUPPLIES
+
+The first four describe it, and have defaults. They are called as methods of the class or of an object. The others are
+methods of the object, in which C<< $self->{loop} >> is what C<_find_loop> returned.
+
+=head2 _needs()
+
+The modules that the loop takes, and their lowest versions, as a list of pairs. C<new> checks them without loading them.
+Default: none.
+
+=head2 _loop_option()
+
+The name of the option of C<new> by which a program can give its loop. Default: none, there is no such option.
+
+=head2 _wants_handles()
+
+True if the loop watches Perl's handles only. C<_watch> then gets one in place of a number: that of a duplicate, which
+is closed when the watch is removed, so that libvirt's file descriptor is never closed. It shares its flags with
+libvirt's: a loop that makes handles non-blocking must be kept from that. Default: 0.
+
+=head2 _ends_by_itself()
+
+True if the loop ends when it has nothing to wait for. Default: 0.
+
+=head2 _find_loop($given)
+
+Returns the host loop: any true value. Loads what is needed for that. C<$given> is what the program gave to C<new>, or
+undef. It is called once, when the loop is needed first.
+
+=head2 _watch($file, $read, $write, $code)
+
+Watches a file descriptor until C<_unwatch>, to read, to write or both, level-triggered. C<< $code->() >> is to be
+called when it is ready, or hung up, or has an error; to call it more often does no harm. Returns what C<_unwatch>
+needs, a true value. Of each file descriptor there is one such watch at a time.
+
+=head2 _unwatch($watcher, $file)
+
+Ends that. It may be called while its C<$code> runs.
+
+=head2 _timer($seconds, $code, $holds)
+
+Calls C<< $code->() >> once, after so many seconds. They have a fraction, and may be millions. A little early does no
+harm, except that the time is spent in more passes. With 0 it is the next pass: neither this one, nor before file
+descriptors were looked at. Returns what C<_cancel> needs, a true value.
+
+C<$holds> is true for a timer that is to keep a loop running that ends by itself. Where the loop can be told so, other
+timers and watches do not.
+
+=head2 _cancel($timer)
+
+Ends a timer that has not been called.
+
+=head2 _iterate()
+
+One pass of the host loop, which waits until there is something to call. Returns false only if there is nothing to wait
+for. An adapter need not limit the time: there is a timer for that.
+
+=head2 Exceptions
+
+The C<$code> of a watch or timer dies if a callback of libvirt's died, after it has put its own affairs in order. The
+exception belongs where the users of the host loop look for those of its callbacks. For many loops nothing is to be done
+for that. But the watch must live on, so where the loop drops a watcher that has died, make it anew.
+
+=head1 WRITE AN ADAPTER
+
+This is all that L<Event> needs, a loop for which this distribution has no adapter:
+
+  package My::EventLoop;
+  use strict;
+  use warnings;
+  use parent 'Sys::Virt::Event::Loop';
+
+  sub _needs          { (Event => '1.00') }
+  sub _ends_by_itself { 1 }
+
+  sub _find_loop {
+      require Event;
+      Event->import;    # without it, its clock has whole seconds
+      return 'Event';
+  }
+
+  # Exceptions go where users of Event look for them.
+  sub guarded {
+      my ($code) = @_;
+      return sub { eval { $code->(); 1 } or $Event::DIED->($_[0], $@) };
+  }
+
+  sub _watch {
+      my ($self, $fd, $read, $write, $code) = @_;
+      return Event->io(fd => $fd, poll => ($read ? 'r' : '') . ($write ? 'w' : ''), cb => guarded($code));
+  }
+
+  sub _unwatch { my ($self, $watcher, $fd) = @_; $watcher->cancel }
+
+  sub _timer {
+      my ($self, $seconds, $code, $holds) = @_;
+      return Event->timer(after => $seconds, repeat => 0, cb => guarded($code));
+  }
+
+  sub _cancel { my ($self, $timer) = @_; $timer->cancel }
+
+  # Event's answer is whether it has called something.
+  sub _iterate { return Event::one_event() || Event::all_watchers() > 0 }
+
+  1;
+
+Save it as F<My/EventLoop.pm>. A program uses it like any other:
+
+  use Event;
+  use My::EventLoop -register;
+
+Import no functions into the class that have the name of a method: Event has a C<loop>, too.
+
+Then see what the kit says, L<Test::Sys::Virt::EventImpl>:
+
+  use Test::More;
+  use Test::Sys::Virt::EventImpl;
+
+  my $reason = 'Event warns of an fd that was closed under it, and watches it no more';
+  my @closed = qw(fd_number_reused closed_fd closed_fd_once closed_fd_spares_others);
+
+  eventimpl_ok(sub { require My::EventLoop; My::EventLoop->new },
+      name => 'Event', skip => { map { $_ => $reason } @closed });
+  done_testing;
+
+It passes all but those four cases.
+
+=head1 COST
+
+What C<_watch> has been told is changed when it makes a difference, not with each of libvirt's updates: libvirt
+switches its watch off and on with each call to a server. When a file descriptor is ready, one poll(2) asks for the
+exact bits. A timer of the host's is set anew when it is due, or has to be earlier; not when it is put off.
+
+=head1 SEE ALSO
+
+L<Sys::Virt::Event>, L<Sys::Virt::Event::Auto>, L<Sys::Virt::Event::EV>, L<Sys::Virt::Event::Glib>,
+L<Test::Sys::Virt::EventImpl>
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This module is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut
