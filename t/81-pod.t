@@ -30,7 +30,8 @@ for my $file (sort @files) {
 
 # Every public name has a =head2 of its own.
 
-my %pod = map { $_ => Pod::Blocks->of("$top/lib/Sys/Virt/$_") } qw(Event.pm EventImpl.pm Event/Poll.pm);
+my %pod = map { $_ => Pod::Blocks->of("$top/lib/Sys/Virt/$_") } qw(Event.pm EventImpl.pm),
+    map { "Event/$_.pm" } qw(Poll EV AnyEvent IOAsync Mojo Glib POE Auto);
 my @six = map { ("add_$_", "update_$_", "remove_$_") } qw(handle timeout);
 my @helpers = qw(_run_handle_callback _run_timeout_callback _free_callback_opaque);
 my @heads = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{'Event.pm'} };
@@ -66,6 +67,13 @@ SKIP: {
     runs('Event.pm',      'A complete loop', qr/\Atest: event 3\ntest: event 4\n\z/);
     runs('Event.pm',      'NO EVENTS?',      qr/\Aage=\S+ dispatched=0 id=1 kind=timeout last_dispatch=- ms=-1\n\z/);
     runs('Event/Poll.pm', 'SYNOPSIS',        qr/\Atest: event 3, detail 0\n\z/);
+    for (['EV'], ['AnyEvent'], [IOAsync => 'IO::Async::Loop'], [Mojo => 'Mojolicious'], ['Glib'], [POE => 'POE::Kernel'],
+        [Auto => 'IO::Async::Loop']) {
+        my ($adapter, $module) = (@$_, @$_);
+        my $file = $module =~ s{::}{/}gr . '.pm';
+        skip "$module is not installed", 1 if !grep { !ref && -e "$_/$file" } @INC;
+        runs("Event/$adapter.pm", 'SYNOPSIS', qr/\Atest: event 3, detail 0\n\z/);
+    }
     runs('EventImpl.pm',  'SYNOPSIS',        qr/\A\z/);
     runs('EventImpl.pm',  'DESCRIPTION',     qr/\A\z/);
 }
