@@ -17,7 +17,7 @@ for my $adapter (grep { !defined $which || $_->{name} =~ /\Q$which/ } adapters(a
         skip "$adapter->{name}: @missing is not installed", 1 if @missing;
         eventimpl_ok(
             VirtTest::Adapters::maker($adapter),
-            name => $adapter->{name}, skip => $adapter->{skip} || {}, methods => $adapter->{methods} // 1, @suites ? (suites => \@suites) : ()
+            name => $adapter->{name}, skip => $adapter->{skip} || {}, @suites ? (suites => \@suites) : ()
         );
     }
 }

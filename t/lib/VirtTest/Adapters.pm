@@ -17,6 +17,8 @@ my $DUPLICATE = 'a duplicate is watched, which does not show that the fd was clo
 
 my $DUP = 'the host loop watches a duplicate of the fd, which stays open when the fd is closed';
 
+my $BY_C = 'the case replaces methods of an object in whose place C serves already';
+
 my @ADAPTERS = (
     map({
         my ($backend, $flag) = @$_;
@@ -25,8 +27,7 @@ my @ADAPTERS = (
             class   => 'Sys::Virt::Event::EV',
             main    => $backend eq 'epoll',
             modules => ['EV'],
-            methods => 0,
-            skip    => $backend eq 'epoll' ? { closed_fd => $CLOSED } : {},
+            skip    => { by_c(), $backend eq 'epoll' ? (closed_fd => $CLOSED) : () },
             prepare => sub { $ENV{LIBEV_FLAGS} = $flag },
         }
     } [select => 1], [poll => 2], [epoll => 4]),
@@ -38,9 +39,8 @@ my @ADAPTERS = (
             class   => 'Sys::Virt::Event::Mojo',
             main    => $reactor eq 'Poll',
             modules => ['Mojolicious', @modules],
-            methods => $reactor eq 'EV' ? 0 : 1,
             prepare => sub { $ENV{MOJO_REACTOR} = "Mojo::Reactor::$reactor" },
-            skip    => $reactor eq 'EV' ? { closed_fd => $CLOSED } : {},
+            skip    => $reactor eq 'EV' ? { by_c(), closed_fd => $CLOSED } : {},
         }
     } ['Poll'], [EV => 'EV']),
     map({
@@ -73,13 +73,14 @@ my @ADAPTERS = (
             class   => 'Sys::Virt::Event::AnyEvent',
             main    => $backend eq 'Perl',
             modules => ['AnyEvent', $module],
-            methods => $backend eq 'EV' ? 0 : 1,
             prepare => sub { @ENV{qw(PERL_ANYEVENT_MODEL LIBEV_FLAGS)} = ($backend, 2) },
-            skip    => $skip ? { closed_fd => $skip } : {},
+            skip    => { $backend eq 'EV' ? by_c() : (), $skip ? (closed_fd => $skip) : () },
         }
     } [Perl => 'AnyEvent', $DUP], [Event => 'Event', $DUP], [EV => 'EV'], [Glib => 'Glib'],
         [IOAsync => 'IO::Async', $DUP], [POE => 'POE', $DUPLICATE]),
 );
+
+sub by_c { return map { $_ => $BY_C } qw(order_per_id refused_late methods_die error_survives) }
 
 # Those of the names that match; of each class the main one only, unless all are wanted.
 sub adapters {

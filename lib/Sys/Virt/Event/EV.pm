@@ -9,6 +9,8 @@ use Sys::Virt::Event::Loop ();
 
 our @ISA = ('Sys::Virt::Event::Loop');
 
+my @METHODS = map { ("${_}_handle", "${_}_timeout") } qw(add update remove);
+
 sub _needs          { (EV => '4.15') }
 sub _loop_option    { 'loop' }
 sub _ends_by_itself { 1 }
@@ -19,9 +21,11 @@ sub _find_loop {
     return $loop // EV::default_loop();
 }
 
-# All that follows is for a Sys::Virt::Event that was built without EV, or for another version of it.
+# All that follows is for subclasses with methods of their own, and for a Sys::Virt::Event that was built without EV, or
+# for another version of it.
 sub _hand_over {
     my ($self) = @_;
+    return 0 if grep { $self->can($_) != Sys::Virt::Event::Loop->can($_) } @METHODS;
     return defined &Sys::Virt::Event::_serve_by_ev
         && eval { Sys::Virt::Event::_serve_by_ev($self, $self->{loop}, $self->{hold_loop}) };
 }
@@ -93,7 +97,7 @@ objects of this class.
 
 Where EV was there when Sys::Virt::Event was built, libvirt's file descriptors and timers are watchers of libev, from
 C: nothing of Perl is between EV and libvirt, and the methods of the object are not called. Else the same is done in
-Perl, at some cost.
+Perl, at some cost; so it is for objects of a subclass that has its own C<update_handle>, say.
 
 Signals, threads, and what a program can do in a callback are as described in L<Sys::Virt::Event>.
 
@@ -170,12 +174,16 @@ different. A file descriptor that is ready costs one poll(2), which finds out fo
 
 All of L<Test::Sys::Virt::EventImpl> is passed, but for this:
 
-  case       on     reason
-  ---------  -----  --------------------------------------------------------------------------
-  closed_fd  epoll  the kernel drops a closed file descriptor from an epoll set without a word,
-                    so a handle whose file descriptor was closed under it is not told
+  case            on      reason
+  --------------  ------  ---------------------------------------------------------------------
+  closed_fd       epoll   the kernel drops a closed file descriptor from an epoll set without a
+                          word, so a handle whose file descriptor was closed is not told
+  order_per_id    from C  these four replace methods of an object in whose place C serves
+  refused_late            already
+  methods_die
+  error_survives
 
-Cases about methods of the object do not apply where it is served from C.
+Other cases that look at what the methods of the object do make a subclass of it first, which is served in Perl.
 
 =head1 SEE ALSO
 

@@ -490,12 +490,13 @@ sub run_until {
     $self->_check_seconds($seconds);
     my $end = defined $seconds ? _now() + $seconds : undef;
     local $self->{stopped} = 0;
+    return 1 if $code->();
     return $self->_limited($seconds, sub {
-        until ($code->()) {
+        do {
             return 0 if $self->{stopped} || defined $end && $end <= _now();
             $self->_see_fork;
             $self->_iterate or return 0;
-        }
+        } until $code->();
         return 1;
     });
 }

@@ -29,8 +29,8 @@ our @EXPORT_OK = ('eventimpl_cases', 'eventimpl_verdicts');
 
 my @CHOICE = qw(suites cases);
 my %OPTION = (
-    eventimpl_ok       => [@CHOICE, qw(runner skip slow sys_virt methods name)],
-    eventimpl_verdicts => [@CHOICE, qw(runner skip slow sys_virt methods each)],
+    eventimpl_ok       => [@CHOICE, qw(runner skip slow sys_virt name)],
+    eventimpl_verdicts => [@CHOICE, qw(runner skip slow sys_virt each)],
     eventimpl_cases    => \@CHOICE,
 );
 
@@ -241,11 +241,6 @@ Leaves out these cases. They are reported as skipped.
 
 Makes the time limits longer by that factor, and by that in the environment variable C<TEST_SLOW>. What a case asserts
 are order and counts, so it does not depend on how fast the machine is. The limits are for loops that hang.
-
-=item methods => 0
-
-Says that libvirt's calls do not come to the methods of the object, because code in C serves in its place, as for
-L<Sys::Virt::Event::EV>. Cases that look at what its methods do are skipped.
 
 =item sys_virt => 1
 

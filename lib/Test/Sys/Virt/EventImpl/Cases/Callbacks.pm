@@ -220,7 +220,7 @@ case 83 => 'helper_throws', exception => {
         $error = exception_of { $t->impl->_run_timeout_callback(1, @$of_timer[0, 1]) };
         ok same($error // '', $exception), "$what: a timer";
     }
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 84 => 'last_in_callback', exception => {
     rule   => 'last and next do not leave the callback that they are in',
@@ -351,7 +351,7 @@ case 88 => 'any_key', exception => {
         is grep({ same($_, $key) } @got), 4;
     }
     undef $key;
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 89 => 'update_dies', exception => {
     rule   => 'an update method that dies is a warning for the C code that called it, and the watch lives on',
@@ -375,7 +375,7 @@ case 89 => 'update_dies', exception => {
     $t->until(sub { $t->count(handle => $handle) && $t->count(timer => $timer) });
     cmp_ok $t->count(handle => $handle), '>', 0, 'the handle works on';
     cmp_ok $t->count(timer => $timer), '>', 0, 'so does the timer';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 90 => 'remove_dies', exception => {
     rule   => 'a remove method that dies cannot keep the watch: it is freed, with a warning',
@@ -398,7 +398,7 @@ case 90 => 'remove_dies', exception => {
     undef $$is_broken;
     $t->until(sub { $t->count('ff') >= 2 });
     is_deeply [sort $t->story], [sort "ff $handle", "ff $timer"], 'both are freed, and do not run';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 91 => 'libvirt_goes_on', exception => {
     rule   => "a method that dies inside a callback of libvirt's is told when the callback is done",
@@ -424,7 +424,7 @@ case 91 => 'libvirt_goes_on', exception => {
     my @done = grep { /_/ } map { $_->{what} } $t->log;
     is_deeply \@done, [map({ $_->[0] } @ops), qw(update_timeout last_error_code)], 'all that it does is done, once';
     cmp_ok scalar @told, '>', 0, 'an exception was told';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 92 => 'signal_waits', exception => {
     rule   => 'a handler in %SIG does not run inside a method, but when the call of libvirt is done',
@@ -469,7 +469,7 @@ case 92 => 'signal_waits', exception => {
     }
     $t->until(sub { $t->count('ff') >= 2 });
     is_deeply [sort $t->story], [sort "ff $handle", "ff $timer"], 'what was removed is freed';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 # Runs $code and returns its result. What becomes of $@, $!, $_ and libvirt's last error is written to %$now.
 sub with_variables {
@@ -537,7 +537,7 @@ case 93 => 'keeps_variables', exception => {
         delete $now->{error};
         is_deeply $now, \%MINE, $method;
     });
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 94 => 'keeps_error', exception => {
     rule   => "what methods do to libvirt's last error is undone",
@@ -552,7 +552,7 @@ case 94 => 'keeps_error', exception => {
         my ($method, $now) = @_;
         is $now->{error}, 42, $method;
     });
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 95 => 'spoiling_callback', exception => {
     rule   => 'what callbacks do to $@, $! and $_ is undone',
@@ -576,7 +576,7 @@ case 95 => 'spoiling_callback', exception => {
     delete $now{error};
     is_deeply \%now, \%MINE, 'a timer';
     is $calls, 2, 'both were called';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 # A loop that is run by a callback.
 
@@ -882,7 +882,7 @@ case 104 => 'forged', token => {
     is_deeply [$t->story], [], 'nothing has run';
     $with->{handle}{run}->(@{ $with->{handle}{tokens} }[0, 1]);
     is_deeply [$t->story], ["handle $with->{handle}{id}"], 'a right one runs the callback';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 105 => 'mixed', token => {
     rule   => 'tokens of two watches, or of the wrong kind, are an exception',
@@ -923,7 +923,7 @@ case 106 => 'token_of_removed', token => {
         $t->passes(3);
     }
     is_deeply [$t->dispatched], [], 'nothing has run';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 107 => 'early_free', token => {
     rule   => 'a watch is freed once, after it was removed, however often and early the loop says so',
@@ -947,7 +947,7 @@ case 107 => 'early_free', token => {
     }
     my @freed = map { $_->{id} } $t->entries('ff');
     is_deeply [sort @freed], [sort $handle->{id}, $timer->{id}], '... and each is freed once';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 108 => 'own_id_and_fd', token => {
     rule   => 'a callback gets the id and fd that libvirt knows, whatever the loop says',
@@ -966,7 +966,7 @@ case 108 => 'own_id_and_fd', token => {
     my ($first, $second) = $t->log;
     is_deeply [@$first{qw(what id fd events)}], ['handle', $handle, fileno $reader, READABLE], 'a handle';
     is_deeply [@$second{qw(what id)}], ['timer', $timer], 'a timer';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 109 => 'no_mask', token => {
     rule   => 'events that are no combination of the four constants are an exception',

@@ -93,7 +93,7 @@ case 150 => 'methods_die', remote => {
     $broken = 0;
     $t->warnings;
     events_arrive($t, $c, 'events arrive', $other);
-}, needs => ['object', 'methods'], limit => LIMIT;
+}, needs => ['object'], limit => LIMIT;
 
 case 151 => 'signal', remote => {
     rule   => 'a signal handler that dies in a slow call leaves the connection usable',
@@ -161,7 +161,7 @@ case 152 => 'error_survives', remote => {
         isa_ok $error, 'Sys::Virt::Error';
         like eval { $error->message }, $expected, 'its message';
     }
-}, needs => ['object', 'methods'], limit => LIMIT;
+}, needs => ['object'], limit => LIMIT;
 
 case 153 => 'nothing_left', remote => {
     rule   => 'after closing a connection its sockets and watches are gone',

@@ -217,7 +217,7 @@ case 117 => 'order_per_id', threads => {
     is_deeply \@again, [], 'nothing comes before add';
     is_deeply [@last{@added}], [WRITABLE], 'the handle is added once, and ends with the mask that was asked for last';
     is_deeply [map { $last{$_} } grep { $life{$_}[0][0] eq 'update_handle' } @keys], [0], 'so does the known one';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 118 => 'many', threads => {
     rule   => 'of many calls that several threads make at once none is lost, and each watch is freed once',
@@ -327,7 +327,7 @@ case 121 => 'refused_late', threads => {
     $t->until(sub { $t->count('ff') >= 2 });
     $t->passes(3);
     is_deeply [sort(told($t))], [sort "ff handle $handle", "ff timer $timer"], '... and are freed then';
-}, needs => ['object', 'methods'];
+}, needs => ['object'];
 
 case 122 => 'removed_while_running', threads => {
     rule   => 'what another thread removes while its callback runs is freed after the callback has returned',
