@@ -681,7 +681,8 @@ Ends that. It may be called while its C<$code> runs.
 
 Calls C<< $code->() >> once, after so many seconds. They have a fraction, and may be millions. A little early does no
 harm, except that the time is spent in more passes. With 0 it is the next pass: neither this one, nor before file
-descriptors were looked at. Returns what C<_cancel> needs, a true value.
+descriptors were looked at. Returns what C<_cancel> needs, a true value; that is not called for a timer that has been
+called itself.
 
 C<$holds> is true for a timer that is to keep a loop running that ends by itself. Where the loop can be told so, other
 timers and watches do not.
@@ -734,13 +735,18 @@ This is all that L<Event> needs, a loop for which this distribution has no adapt
 
   sub _timer {
       my ($self, $seconds, $code, $holds) = @_;
-      return Event->timer(after => $seconds, repeat => 0, cb => guarded($code));
+      my $guarded = guarded($code);
+      # Event keeps a watcher until it is cancelled.
+      return Event->timer(after => $seconds, cb => sub { $guarded->(@_); $_[0]->w->cancel });
   }
 
   sub _cancel { my ($self, $timer) = @_; $timer->cancel }
 
   # Event's answer is whether it has called something.
-  sub _iterate { return Event::one_event() || Event::all_watchers() > 0 }
+  sub _iterate {
+      my @watchers = Event::all_watchers();
+      return Event::one_event() || @watchers > 0;
+  }
 
   1;
 
