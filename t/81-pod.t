@@ -15,6 +15,8 @@ use VirtTest;
 use Sys::Virt::Event ();
 use Sys::Virt::Event::Poll ();
 
+my @ADAPTERS = qw(EV AnyEvent IOAsync Mojo Glib POE Auto);
+
 watchdog(90);
 my $top = dirname(__FILE__) . '/..';
 
@@ -31,7 +33,7 @@ for my $file (sort @files) {
 # Every public name has a =head2 of its own.
 
 my %pod = map { $_ => Pod::Blocks->of("$top/lib/Sys/Virt/$_") } qw(Event.pm EventImpl.pm),
-    map { "Event/$_.pm" } qw(Poll EV AnyEvent IOAsync Mojo Glib POE Auto);
+    map { "Event/$_.pm" } qw(Poll Loop), @ADAPTERS;
 my @six = map { ("add_$_", "update_$_", "remove_$_") } qw(handle timeout);
 my @helpers = qw(_run_handle_callback _run_timeout_callback _free_callback_opaque);
 my @heads = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{'Event.pm'} };
@@ -43,6 +45,15 @@ is_deeply([without_head(\@heads, '', public_names('Sys::Virt::Event'))], [], '..
 @heads = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{'Event/Poll.pm'} };
 is_deeply([without_head(\@heads, '', public_names('Sys::Virt::Event::Poll'), 'register')], [],
     'all methods of Poll are documented');
+
+# Adapters share the methods of their base.
+my @of_base = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{'Event/Loop.pm'} };
+for my $adapter ('Loop', @ADAPTERS) {
+    require "Sys/Virt/Event/$adapter.pm";
+    @heads = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{"Event/$adapter.pm"} };
+    is_deeply([without_head([@heads, @of_base, @six], '', public_names("Sys::Virt::Event::$adapter"))], [],
+        "all methods of $adapter are documented, but for libvirt's six");
+}
 
 # The kit: what its cases say of themselves is the source.
 
