@@ -46,7 +46,7 @@ my %LOOP = (
     later   => { new => 'do { require OldLoop; OldLoop->new(free_later => 1) }', run => '$loop->run_once' },
     poll    => { new => 'do { require Sys::Virt::Event::Poll; Sys::Virt::Event::Poll->new->register }', run => '$loop->run_once(1)' },
     default => { new => 'do { register_default(); {} }', run => 'run_default(1)' },
-    map { $_ => { new => "do { require $_; $_->new->register }", run => '$loop->run_once(1)' } } adapter_classes(),
+    map { $_ => { new => "do { require $_; $_->new->register }", run => '$loop->run_for(0.1)' } } adapter_classes(),
 );
 
 # Who holds what at the end, given what makes a loop.

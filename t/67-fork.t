@@ -37,13 +37,15 @@ sub tell_test { my ($line) = @_; chomp $line; POSIX::write(1, "$line\n", length(
 sub run_until {
     my ($condition) = @_;
     my ($passes, $end) = (0, now() + patience(15));
-    until ($condition->()) {
-        now() < $end or tell_test('too late'), POSIX::_exit(1);
-        $loop->run_once(1);
-        $passes++;
-    }
+    my $is_met = sub { $passes++; return $condition->() };
+    my $is_in_time = $loop->can('run_until') ? $loop->run_until($is_met, patience(15)) : do {
+        $loop->run_once(1) until $is_met->() || now() > $end;
+        now() <= $end;
+    };
+    $is_in_time or tell_test('too late'), POSIX::_exit(1);
     return $passes;
 }
+sub run_shortly { $loop->can('run_until') ? $loop->run_for(0.001) : $loop->run_once(0) }
 
 sub ticks {
     my ($count, $ms) = @_;
@@ -100,7 +102,8 @@ $in_loops->('a handle of libvirt is silent in the child, and does not keep it bu
 put($theirs);
 wait_for(child {
     my $passes = ticks(20);
-    tell_test("child: $passes passes") if $passes > 200;
+    # POE polls on for the last millisecond before a timer is due.
+    tell_test("child: $passes passes") if $passes > 200 && $class !~ /POE/;
     tell_test('child: ' . told());
 });
 run_until(\&hears);
@@ -379,6 +382,7 @@ PERL
 );
 
 $in_loops->('a socket is cut off even where there are no more fds', <<'PERL',
+ticks(1);    # a host loop may load what timers take
 wait_for(child {
     my @files;
     while (open my $file, '<', '/dev/null') { push @files, $file }
@@ -433,7 +437,7 @@ PERL
 $in_loops->('calls of threads that the parent has not carried out yet are not the child\'s', <<'PERL',
 Test::Sys::Virt::EventImpl::CApi::remove_handle($id);
 Test::Sys::Virt::EventImpl::CApi::remove_timeout($timer);
-$loop->run_once(0);
+run_shortly();
 told();
 Test::Sys::Virt::EventImpl::CApi::run_blocked([add_timeout => 1], [remove_timeout => \-1], [add_timeout => 1]);
 wait_for(child {
@@ -548,7 +552,7 @@ PERL
 watch_lifecycle();
 my $ticks = 0;
 Sys::Virt::Event::add_timeout(5, sub { $ticks++ });
-$loop->run_once(0);
+run_shortly();
 if (fork) {
     # The other client serves the child from now on.
     $other->{starter} = 0 if $other;

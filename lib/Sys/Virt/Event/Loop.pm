@@ -470,12 +470,6 @@ sub _arm_all {
 
 # What the program runs.
 
-sub run_once {
-    my ($self, $max_seconds) = @_;
-    $self->_check_seconds($max_seconds);
-    return $self->_limited($max_seconds, sub { $self->_iterate });
-}
-
 sub stop { $_[0]{stopped} = 1; return }
 
 sub run_for {
@@ -602,7 +596,7 @@ Dies with:
   Cannot make My::Adapter: it needs Some::Loop 1.5, and 1.2 is installed
 
 Neither C<new> nor C<register> loads the host loop, or looks for it. That is done when libvirt, or the program by
-L<Sys::Virt::Event/add_timeout($ms, $code)> and its like, wants something watched, or when one of the next four methods
+L<Sys::Virt::Event/add_timeout($ms, $code)> and its like, wants something watched, or when one of the next three methods
 is called. So a program may load its loop, or choose one, after this.
 
 =head2 register(%options)
@@ -617,11 +611,6 @@ registered already. Any other word is an exception, C<Cannot use My::Adapter: th
 =head2 loop()
 
 Returns the host loop.
-
-=head2 run_once($max_seconds)
-
-One pass of the host loop, with a number of at most so many seconds. Returns false if the host loop says that it has
-nothing to wait for.
 
 =head2 run_for($seconds)
 
