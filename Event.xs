@@ -269,7 +269,7 @@ _serve_by_ev(self, loop, hold)
     bool hold
   CODE:
     RETVAL = sve_is_owner(NULL) && SvROK(self) && SvRV(self) == SvRV(sve_perl_loop_object(aTHX));
-    if (RETVAL)
+    if (RETVAL && !sve_perl_loop_has_handed_over())
         sve_perl_loop_hand_over(sve_ev_loop_begin(aTHX_ loop, hold));
   OUTPUT:
     RETVAL

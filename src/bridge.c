@@ -797,6 +797,7 @@ static sve_watch *take_due(unsigned long from)
 }
 
 unsigned long sve_bridge_last_due(void) { return core.last_due; }
+bool sve_bridge_has_due(void) { return core.due; }
 
 void sve_bridge_settle(unsigned long from)
 {

@@ -54,6 +54,7 @@ void sve_bridge_call(sve_watch *watch, int events);
 /* Free functions are due in the order of removal, and numbered. Settling runs those from that number
  * on that may run: the stack must be clean of the libvirt calls that removed these. */
 unsigned long sve_bridge_last_due(void);
+bool sve_bridge_has_due(void);
 void sve_bridge_settle(unsigned long from);
 
 typedef struct {

@@ -349,7 +349,7 @@ void sve_border_open(pTHX_ sve_border *border, SV *added)
 }
 
 /* An exit that was put off goes on when the frame frees its temporaries; what was parked is a warning then. */
-SV *sve_border_end(pTHX_ sve_border *border)
+static SV *end_border(pTHX_ sve_border *border)
 {
     SV *error = border->error;
 
@@ -361,7 +361,7 @@ SV *sve_border_end(pTHX_ sve_border *border)
 
 void sve_border_close(pTHX_ sve_border *border)
 {
-    SV *error = sve_border_end(aTHX_ border);
+    SV *error = end_border(aTHX_ border);
 
     if (!error)
         return;
@@ -493,6 +493,15 @@ void sve_run_callback(pTHX_ sve_watch *watch, int events)
         return;
     run_in(aTHX_ &border, watch, events);
     sve_border_close(aTHX_ &border);
+}
+
+SV *sve_border_end(pTHX_ sve_border *border)
+{
+    SV *error = end_border(aTHX_ border);
+
+    if (sve_bridge_has_due())            /* no statement of Perl's ends here */
+        sve_settle_now(aTHX);
+    return error;
 }
 
 SV *sve_run_callback_for_c(pTHX_ sve_watch *watch, int events)

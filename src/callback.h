@@ -56,7 +56,7 @@ struct sve_border {
 };
 void sve_border_open(pTHX_ sve_border *border, SV *added);
 void sve_border_close(pTHX_ sve_border *border);
-/* Closing where there is no Perl code to throw it at: what was parked is the caller's, or NULL. */
+/* Closing in a loop of C, which is a clean moment for free functions: what was parked is the caller's, or NULL. */
 SV *sve_border_end(pTHX_ sve_border *border);
 
 /* An exception that cannot be thrown here. Where no border takes it, it is a warning

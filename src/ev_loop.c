@@ -14,7 +14,7 @@ enum {
     ERRORS = VIR_EVENT_HANDLE_ERROR | VIR_EVENT_HANDLE_HANGUP,
 };
 
-/* How long an fd is left alone, in seconds, on which there is something that nobody wants. */
+/* How long an fd is left alone, in seconds, on which there is something that nobody wants, or which libev cannot watch. */
 #define PAUSE 0.1
 
 /* watch->slot. */
@@ -28,7 +28,7 @@ typedef struct {
 
 static struct {
     struct ev_loop *loop;                /* NULL: it does not serve */
-    SV *object;                          /* the loop's, to keep it */
+    SV *object;                          /* Perl's, which keeps it */
     bool hold;                           /* what is registered keeps the loop running */
     size_t registered;
     ev_async wake;
@@ -40,13 +40,13 @@ static struct {
 
 static void uncount(void)
 {
-    if (!ev.hold)
+    if (!ev.hold && ev.loop)
         ev_unref(ev.loop);
 }
 
 static void count(void)
 {
-    if (!ev.hold)
+    if (!ev.hold && ev.loop)
         ev_ref(ev.loop);
 }
 
@@ -137,12 +137,13 @@ static bool is_for_owner(void) { return sve_is_owner(NULL); }
 static void on_io(EV_P_ ev_io *io, int revents)
 {
     ev_slot *slot = (ev_slot *)io;
-    (void)loop;
 
     if (revents & EV_ERROR)              /* libev has stopped it */
         count();
-    if (!is_for_owner())
+    if (!is_for_owner()) {
+        ev_io_stop(loop, io);
         return;
+    }
     if (slot->watch->running) {
         stop_io(io);
         slot->missed = true;
@@ -151,7 +152,7 @@ static void on_io(EV_P_ ev_io *io, int revents)
     int events = sve_readiness(slot->watch->fd, slot->value) & (slot->value | ERRORS | SVE_CLOSED);
     if (events & SVE_CLOSED)             /* it is reported once */
         stop_io(io);
-    if (!events && !(slot->value & READ_OR_WRITE)) {
+    if ((!events && !(slot->value & READ_OR_WRITE)) || (revents & EV_ERROR && !(events & SVE_CLOSED))) {
         stop_io(io);
         start_timer(&slot->timer, PAUSE);
     }
@@ -217,9 +218,12 @@ static void in_child(void)
 
 /* The back-end. */
 
+/* At the very end of the program its loop may be gone before it. */
+
 static bool attach(sve_loop *loop, sve_watch *watch, int value)
 {
-    ev_slot *slot = calloc(1, sizeof *slot);
+    dTHXa(sve_owner());
+    ev_slot *slot = PL_dirty ? NULL : calloc(1, sizeof *slot);
     (void)loop;
 
     if (!slot)
@@ -241,9 +245,12 @@ static bool attach(sve_loop *loop, sve_watch *watch, int value)
 
 static void update(sve_loop *loop, sve_watch *watch, int value)
 {
+    dTHXa(sve_owner());
     ev_slot *slot = watch->slot;
     (void)loop;
 
+    if (PL_dirty)
+        return;
     slot->value = value;
     if (watch->kind == SVE_HANDLE)
         arm_handle(slot);
@@ -253,9 +260,12 @@ static void update(sve_loop *loop, sve_watch *watch, int value)
 
 static void detach(sve_loop *loop, sve_watch *watch)
 {
+    dTHXa(sve_owner());
     ev_slot *slot = watch->slot;
     (void)loop;
 
+    if (PL_dirty)
+        return;
     stop_timer(&slot->timer);
     stop_io(&slot->io);
     if (!sve_bridge_is_own(watch) && !--ev.registered && ev.hold)
@@ -283,7 +293,7 @@ sve_loop *sve_ev_loop_begin(pTHX_ SV *loop, bool hold)
     I_EV_API("Sys::Virt::Event");
     if (!sees_forks)
         sees_forks = pthread_atfork(NULL, NULL, in_child) == 0;
-    ev.object = newSVsv(loop);
+    ev.object = SvREFCNT_inc_simple_NN(SvRV(loop));    /* a reference would be taken away before the last watches are */
     ev.loop = INT2PTR(struct ev_loop *, SvIV(SvRV(loop)));
     ev.hold = hold;
     ev.registered = 0;

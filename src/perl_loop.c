@@ -189,6 +189,8 @@ void sve_perl_loop_serve(pTHX_ SV *impl, sve_wake_policy wake)
 #endif
 }
 
+bool sve_perl_loop_has_handed_over(void) { return object.successor; }
+
 void sve_perl_loop_hand_over(sve_loop *to)
 {
     sve_bridge_let_go();

@@ -16,8 +16,9 @@ sve_wake_policy sve_perl_loop_wake(pTHX_ SV *impl);
 /* The object serves libvirt from now on. */
 void sve_perl_loop_serve(pTHX_ SV *impl, sve_wake_policy wake);
 
-/* The object, asked for its first watch, lets a loop of C serve. */
+/* The object, asked for its first watch, lets a loop of C serve. Whether it has done so. */
 void sve_perl_loop_hand_over(sve_loop *to);
+bool sve_perl_loop_has_handed_over(void);
 
 /* The interpreter that the object lived in is going. */
 void sve_perl_loop_forget(void);

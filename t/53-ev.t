@@ -199,6 +199,55 @@ EV::run;
 print "ends\n", map { $_->{what} } Test::Sys::Virt::EventImpl::CApi::events();
 PERL
 
+prints 'a watch that is removed in its callback is freed in EV::run', <<'PERL', "freed\nnext\n";
+use EV;
+$class->new->register;
+sub Freed::DESTROY { print "freed\n" }
+{
+    my $freed = bless [], 'Freed';
+    add_timeout(1, sub { remove_timeout($_[0]); $freed });
+}
+add_timeout(20, sub { print "next\n"; EV::break(EV::BREAK_ALL()) });
+EV::run;
+PERL
+
+prints 'a watch that is added while the loop is looked for', <<'PERL', "both\nends\n";
+use EV;
+my $is_first = 1;
+my $find = $class->can('_find_loop');
+{ no strict 'refs'; no warnings 'redefine'; *{"${class}::_find_loop"} = sub {
+    my ($self) = @_;
+    if ($is_first) { $is_first = 0; our $inner = add_timeout(1, sub { our $told++ }) }
+    return &$find;
+} }
+$class->new->register;
+our $told = 0;
+our $inner;
+my $outer = add_timeout(1, sub { $told++ });
+my $end = now() + patience(10);
+EV::run(EV::RUN_ONCE()) until $told > 4 || now() > $end;
+print now() > $end ? "late\n" : "both\n";
+remove_timeout($_) for $inner, $outer;
+EV::run;
+print "ends\n";
+PERL
+
+prints 'what is no loop of EV', <<'PERL', "Cannot make CLASS: the loop is no EV::Loop at -e line 13.\n" x 2;
+for my $loop ('x', {}) {
+    eval { $class->new(loop => $loop) };
+    print $@ =~ s/\Q$class/CLASS/r;
+}
+PERL
+
+prints 'a subclass with a helper method of its own has it called', <<'PERL', "helper\n";
+use EV;
+{ no strict 'refs'; @My::Loop::ISA = $class }
+sub My::Loop::_run_timeout_callback { print "helper\n"; EV::break(EV::BREAK_ALL()) }
+My::Loop->new->register;
+add_timeout(1, sub { });
+EV::run;
+PERL
+
 prints 'exit in a callback', <<'PERL', '', end => '7 0';
 use EV;
 $class->new->register;

@@ -9,10 +9,14 @@ use Sys::Virt::Event::Loop ();
 
 our @ISA = ('Sys::Virt::Event::Loop');
 
-my @METHODS = map { ("${_}_handle", "${_}_timeout") } qw(add update remove);
+my @METHODS = (
+    map({ ("${_}_handle", "${_}_timeout") } qw(add update remove)),
+    qw(_run_handle_callback _run_timeout_callback _free_callback_opaque),
+);
 
 sub _needs          { (EV => '4.15') }
 sub _loop_option    { 'loop' }
+sub _loop_class     { 'EV::Loop' }
 sub _ends_by_itself { 1 }
 
 sub _find_loop {
@@ -25,9 +29,12 @@ sub _find_loop {
 # for another version of it.
 sub _hand_over {
     my ($self) = @_;
-    return 0 if grep { $self->can($_) != Sys::Virt::Event::Loop->can($_) } @METHODS;
-    return defined &Sys::Virt::Event::_serve_by_ev
+    return 0 if $self->{is_ours} || grep { $self->can($_) != Sys::Virt::Event::Loop->can($_) } @METHODS;
+    local ($@, $SIG{__DIE__});
+    my $is_served = defined &Sys::Virt::Event::_serve_by_ev
         && eval { Sys::Virt::Event::_serve_by_ev($self, $self->{loop}, $self->{hold_loop}) };
+    $self->{is_ours} = !$is_served;
+    return $is_served;
 }
 
 # EV sees to that by itself, for its default loop; not in every build.
@@ -97,7 +104,7 @@ objects of this class.
 
 Where EV was there when Sys::Virt::Event was built, libvirt's file descriptors and timers are watchers of libev, from
 C: nothing of Perl is between EV and libvirt, and the methods of the object are not called. Else the same is done in
-Perl, at some cost; so it is for objects of a subclass that has its own C<update_handle>, say.
+Perl, at some cost; so it is for objects of a subclass with methods of its own that libvirt's calls, or the loop's, would come to.
 
 Signals, threads, and what a program can do in a callback are as described in L<Sys::Virt::Event>.
 

@@ -14,14 +14,13 @@ our @ISA = ('Sys::Virt::Event::Loop');
 
 sub _needs       { (Glib => '1.220') }
 sub _loop_option { 'context' }
+sub _loop_class  { 'Glib::MainContext' }
 
 # Perl's Glib has no way to attach a source to another context.
 sub new {
     my ($class, @options) = @_;
     my $self    = $class->SUPER::new(@options);
     my $context = $self->{given} // return $self;
-    Carp::croak("Cannot make $class: the context is no Glib::MainContext")
-        if !Scalar::Util::blessed($context) || !$context->isa('Glib::MainContext');
     Carp::croak("Cannot make $class: Glib can watch in its default context only")
         if ${$context} != ${ Glib::MainContext->default };
     return $self;

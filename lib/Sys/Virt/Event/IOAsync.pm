@@ -14,16 +14,8 @@ our @ISA = ('Sys::Virt::Event::Loop');
 # The first with watch_time and watch_idle, and with loops that implement them.
 sub _needs         { ('IO::Async' => '0.49') }
 sub _loop_option   { 'loop' }
+sub _loop_class    { 'IO::Async::Loop' }
 sub _wants_handles { 1 }
-
-sub new {
-    my ($class, @options) = @_;
-    my $self = $class->SUPER::new(@options);
-    my $loop = $self->{given} // return $self;
-    Carp::croak("Cannot make $class: the loop is no IO::Async::Loop")
-        if !Scalar::Util::blessed($loop) || !$loop->isa('IO::Async::Loop');
-    return $self;
-}
 
 sub _find_loop {
     my ($self, $loop) = @_;

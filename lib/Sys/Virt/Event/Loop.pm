@@ -48,6 +48,7 @@ sub import {
 # what must be done to its loop in a child process.
 sub _needs           { () }
 sub _loop_option     { () }
+sub _loop_class      { undef }
 sub _wants_handles   { 0 }
 sub _ends_by_itself  { 0 }
 sub _watches_hold    { 0 }
@@ -60,6 +61,9 @@ sub new {
     my ($given) = map { delete $options{$_} } $class->_loop_option;
     my $hold = delete $options{hold_loop};
     Carp::croak("Cannot make $class: there is no option $_") for sort keys %options;
+    my $loop_class = $class->_loop_class;
+    Carp::croak("Cannot make $class: the ", $class->_loop_option, " is no $loop_class")
+        if defined $given && defined $loop_class && !(Scalar::Util::blessed($given) && $given->isa($loop_class));
     $class->_check_needs;
     return bless {
         class => $class, given => $given, hold_loop => $hold, handles => {}, timers => {}, ports => {}, last_key => 0,
@@ -166,7 +170,7 @@ sub _enter_port {
     if ($fd >= 0 && !eval { $self->_disarm($port); $self->_open_port($port); $self->_arm($port); 1 }) {
         my $error = $@;
         delete $port->{handles}{ $handle->{key} };
-        $self->_close_port($port);
+        %{ $port->{handles} } ? $self->_arm($port) : $self->_close_port($port);
         die $error;
     }
     $handle->{port} = $port;
@@ -295,6 +299,7 @@ sub _disarm {
 # Called by the host loop, which says no more than that there is something: poll(2) tells what.
 sub _on_ready {
     my ($self, $port) = @_;
+    $self->_see_fork;
     my $pass  = ++$self->{passes};
     my $mask  = _wanted($port);
     my $bits  = Sys::Virt::Event::_poll_fd($port->{fd}, $mask);
@@ -420,7 +425,10 @@ sub _tend {
     my $wake = $self->{wake};
     my $is_wanted = $self->_wants_wake;
     if ($wake && $is_wanted != !!$wake->{port}) {
-        $is_wanted ? $self->_enter_port($wake) : $self->_leave_port($wake);
+        # Where it cannot be had others must not be refused for that.
+        local $@;
+        eval { $is_wanted ? $self->_enter_port($wake) : $self->_leave_port($wake); 1 }
+            or warn "Cannot be woken by other threads: $@";
     }
     return if !$self->{hold_loop} || !$self->_ends_by_itself || $is_in_use == !!$self->{hold};
     if ($is_in_use) { $self->_hold }
@@ -634,7 +642,7 @@ What libvirt calls: see L<Sys::Virt::Event/METHODS A LOOP PROVIDES>.
 
 =head1 WHAT AN ADAPTER SUPPLIES
 
-The first four describe it, and have defaults. They are called as methods of the class or of an object. The others are
+The first seven describe it, and have defaults. They are called as methods of the class or of an object. The others are
 methods of the object, in which C<< $self->{loop} >> is what C<_find_loop> returned.
 
 =head2 _needs()
@@ -646,15 +654,29 @@ Default: none.
 
 The name of the option of C<new> by which a program can give its loop. Default: none, there is no such option.
 
-=head2 _wants_handles()
+=head2 _loop_class()
+
+The class that what a program gives must be of. Default: none, it is not checked.
+
+=head2 _wants_handles($is_wake)
 
 True if the loop watches Perl's handles only. C<_watch> then gets one in place of a number: that of a duplicate, which
 is closed when the watch is removed, so that libvirt's file descriptor is never closed. It shares its flags with
-libvirt's: a loop that makes handles non-blocking must be kept from that. Default: 0.
+libvirt's: a loop that makes handles non-blocking must be kept from that. For a loop that asks a handle for its number
+and for nothing else, C<'tied'>: then there is no duplicate. C<$is_wake> tells the wake watch from others.
+Default: 0.
 
 =head2 _ends_by_itself()
 
 True if the loop ends when it has nothing to wait for. Default: 0.
+
+=head2 _watches_hold()
+
+True if such a loop cannot be told that a watch is not to keep it running. Default: 0.
+
+=head2 _mend_loop()
+
+Called in a child process, before anything else is done there, for loops that need to be told. Default: nothing.
 
 =head2 _find_loop($given)
 
@@ -707,6 +729,7 @@ This is all that L<Event> needs, a loop for which this distribution has no adapt
 
   sub _needs          { (Event => '1.00') }
   sub _ends_by_itself { 1 }
+  sub _watches_hold   { 1 }
 
   sub _find_loop {
       require Event;

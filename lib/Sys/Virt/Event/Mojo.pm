@@ -12,6 +12,7 @@ our @ISA = ('Sys::Virt::Event::Loop');
 
 sub _needs          { (Mojolicious => '7.37') }
 sub _loop_option    { 'reactor' }
+sub _loop_class     { 'Mojo::Reactor' }
 sub _wants_handles  { 'tied' }
 sub _ends_by_itself { 1 }
 sub _watches_hold   { 1 }
