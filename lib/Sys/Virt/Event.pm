@@ -95,8 +95,11 @@ This module is that contract for Perl. A program does one of two things:
 =item *
 
 It registers a Perl object, by L</register($impl, %options)>. What libvirt wants to be watched is then given to the
-methods of that object. L<Sys::Virt::Event::Poll> is a ready class for programs that have no event loop of their
-own; for others see L</WRITING A LOOP>.
+methods of that object. There are ready classes for programs that run the loop of L<EV|Sys::Virt::Event::EV>,
+L<AnyEvent|Sys::Virt::Event::AnyEvent>, L<IO::Async|Sys::Virt::Event::IOAsync>, L<Mojo|Sys::Virt::Event::Mojo>,
+L<Glib|Sys::Virt::Event::Glib> or L<POE|Sys::Virt::Event::POE>, one that L<finds out|Sys::Virt::Event::Auto> which of
+these it is, and L<Sys::Virt::Event::Poll> for programs that have no loop of their own. Other loops take an adapter of
+about thirty lines, see L<Sys::Virt::Event::Loop/WRITE AN ADAPTER>, or a class from scratch, see L</WRITING A LOOP>.
 
 =item *
 
@@ -1038,7 +1041,8 @@ See L</NO EVENTS?>.
 
 =head1 SEE ALSO
 
-L<Sys::Virt::Event::Poll>, a ready loop. L<Sys::Virt::EventImpl>, the parent class. L<Sys::Virt>, connections and
+L<Sys::Virt::Event::Poll>, a ready loop. L<Sys::Virt::Event::Loop>, the base of the adapters for other loops.
+L<Sys::Virt::EventImpl>, the parent class. L<Sys::Virt>, connections and
 domains. L<virt-events>, a program that shows events. L<Test::Sys::Virt::EventImpl>, a kit that tells whether a loop
 keeps the contract.
 

@@ -344,7 +344,7 @@ others go on.
 
 =head1 SEE ALSO
 
-L<Sys::Virt::Event>, L<Sys::Virt>
+L<Sys::Virt::Event>, L<Sys::Virt::Event::Auto>, L<Sys::Virt>
 
 =head1 AUTHOR AND LICENSE
 
