@@ -70,8 +70,15 @@ sub subs_below {
 sub unique { my %seen; return sort grep { !$seen{$_}++ } @_ }
 
 my @xsubs = unique(map { $_->[0] } grep { $_->[2] && $_->[1] eq 'Event.c' } subs_below('Sys::Virt::'));
-my @methods = unique(map { $_->[0] } grep { !$_->[2] && $_->[1] =~ m{/Poll\.pm\z} && $_->[0] =~ /::[a-z]\w*\z/ }
-    subs_below('Sys::Virt::Event::Poll::'));
+# Those that Poll inherits from the base of the adapters, too.
+my @methods = unique(map { full_name($_) } grep { !/\A(?:import|can|isa)\z/ } map { $_->[0] =~ /::([a-z]\w*)\z/ }
+    grep { !$_->[2] && $_->[1] =~ m{/(?:Poll|Loop)\.pm\z} } map { subs_below("Sys::Virt::Event::${_}::") } qw(Poll Loop));
+
+sub full_name {
+    my ($name) = @_;
+    my $gv = B::svref_2object(Sys::Virt::Event::Poll->can($name))->GV;
+    return $gv->STASH->NAME . '::' . $gv->NAME;
+}
 
 # The results of one process: [function, what was tried, how it should end, how it ended, what leaked].
 my @results;
@@ -714,7 +721,7 @@ sub with_poll {
     syswrite $writer, 'x';
     my $readable = sub { add_handle($reader, HANDLE_READABLE, $_[0]) };
     my $due = sub { add_timeout(0, $_[0]) };
-    my $method = sub { my ($name, @rest) = @_; return leakless("${class}::$name", @rest) };
+    my $method = sub { my ($name, @rest) = @_; return leakless(full_name($name), @rest) };
 
     $method->(new => 'a loop', 'done', sub { $_[0]->($class) });
     $method->(new => 'an option', "Cannot make $class: there is no option x", sub { $_[0]->($class, x => 1) });
@@ -845,8 +852,37 @@ sub with_a_parent {
     return;
 }
 
+# What the adapters have in C.
+sub with_ev {
+    works(_poll_fd => 'stdin', sub { $_[0]->(0, 3) });
+    works(_poll_fd => 'no fd', sub { $_[0]->(-1, 3); $_[0]->(999, 3) });
+    return if !defined &Sys::Virt::Event::_serve_by_ev;
+    require Sys::Virt::Event::EV;
+    my $ev = Sys::Virt::Event::EV->new->register;
+    my $code = sub { };
+    works(_serve_by_ev => 'not registered', sub { $_[0]->(Sys::Virt::Event::EV->new, $ev->loop, 1) });
+    works(add_timeout => 'on EV', sub { remove_timeout(add_timeout(1, $code)) });
+    works(_serve_by_ev => 'again', sub { $_[0]->($ev, $ev->loop, 1) });
+    works(add_handle => 'on EV', sub { remove_handle(add_handle(0, HANDLE_WRITABLE, $code)) });
+    my $timer = add_timeout(0, sub { die "oops\n" });
+    no warnings 'once';
+    local $EV::DIED = sub { };
+    works(update_timeout => 'and called, on EV', sub { $_[0]->($timer, 0); EV::run(EV::RUN_ONCE()) });
+    remove_timeout($timer);
+    works(add_timeout => 'and freed in EV::run', sub {
+        $_[0]->(0, sub { remove_timeout($_[0]) });
+        EV::run(EV::RUN_ONCE());
+    });
+    my @loops = map { Sys::Virt::Event::EV->new } 1, 2;
+    works(register => 'one loop of EV after another', sub {
+        for my $loop (@loops) { $_[0]->($loop); remove_timeout(add_timeout(1, $code)) }
+    });
+    return;
+}
+
 my %exercised;
-my @processes = (\&without_a_loop, \&after_others, \&with_an_object, \&with_the_default_loop, \&with_poll, \&with_a_parent);
+my @processes = (\&without_a_loop, \&after_others, \&with_an_object, \&with_the_default_loop, \&with_poll, \&with_a_parent,
+    \&with_ev);
 if ($Config{useithreads}) {
     push @processes, \&with_threads;
 } else {
