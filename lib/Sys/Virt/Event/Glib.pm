@@ -7,7 +7,6 @@ our $VERSION = '0.001';
 
 use Carp ();
 use List::Util ();
-use Scalar::Util ();
 use Sys::Virt::Event::Loop ();
 
 our @ISA = ('Sys::Virt::Event::Loop');

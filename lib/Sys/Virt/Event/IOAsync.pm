@@ -5,7 +5,6 @@ use warnings;
 
 our $VERSION = '0.001';
 
-use Carp ();
 use Scalar::Util ();
 use Sys::Virt::Event::Loop ();
 
@@ -23,11 +22,11 @@ sub _find_loop {
     return $loop // IO::Async::Loop->new;
 }
 
-# In a child that loop has an epoll set of its own, and in 0.22 nothing in it: it goes by what it has noted.
+# In a child that loop has an epoll set of its own, and up to 0.22 nothing in it: it goes by what it has noted.
 sub _mend_loop {
     my ($self) = @_;
     my $loop = $self->{loop};
-    return if !$loop->isa('IO::Async::Loop::Epoll');
+    return if !$loop->isa('IO::Async::Loop::Epoll') || IO::Async::Loop::Epoll->VERSION > 0.22;
     %{ $loop->{$_} || {} } = () for qw(masks callbacks refaddr_for_fileno fakeevents);
     $loop->post_fork;
     return;
