@@ -439,7 +439,8 @@ static void carry_out(sve_loop *loop, sve_watch *watch, unsigned calls, int valu
 }
 
 /* Only as many as were there at the start: a busy thread must not hold the owner up. Not from within
- * itself: a call must not overtake the one for the same id that is being carried out. An attach may replace the loop. */
+ * itself: a call must not overtake the one for the same id that is being carried out. An attach may replace the
+ * loop. */
 static void empty_mailbox(void)
 {
     if (core.emptying)

@@ -14,7 +14,8 @@ enum {
     ERRORS = VIR_EVENT_HANDLE_ERROR | VIR_EVENT_HANDLE_HANGUP,
 };
 
-/* How long an fd is left alone, in seconds, on which there is something that nobody wants, or which libev cannot watch. */
+/* How long an fd is left alone, in seconds, on which there is something that nobody wants, or which libev cannot
+ * watch. */
 #define PAUSE 0.1
 
 /* watch->slot. */

@@ -9,30 +9,17 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use VirtTest;
 use VirtTest::Adapters;
+use VirtTest::Programs qw(registers_itself);
 
 plan skip_all => 'AnyEvent is not installed (Debian: libanyevent-perl)'
     if VirtTest::Adapters::missing_modules({ modules => ['AnyEvent'] });
 watchdog(120);
 
-my $PRELUDE = <<'PERL';
-use strict;
-use warnings;
-use Test::Sys::Virt::EventImpl::Util;
-use Sys::Virt::Event qw(add_handle remove_handle add_timeout update_timeout remove_timeout registered);
-$| = 1;
-$SIG{__WARN__} = sub { print "warning: $_[0]" };
-#line 1 program
-PERL
-
 # Where nothing is said of it, AnyEvent's own loop.
 sub prints {
     my ($name, $code, $expected, $model, %env) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    $env{PERL_ANYEVENT_MODEL} = $model // 'Perl';
-    my $run = fresh_perl($PRELUDE . $code, switches => ['-w'], env => \%env);
-    is($run->{stdout}, $expected, $name);
-    is("$run->{stderr}$run->{exit}/$run->{signal}/$run->{timed_out}", '0/0/0', '... and ends well');
-    return;
+    return VirtTest::Programs::prints($name, $code, $expected, env => { %env, PERL_ANYEVENT_MODEL => $model // 'Perl' });
 }
 
 sub has { return !VirtTest::Adapters::missing_modules({ modules => [@_] }) }
@@ -54,16 +41,7 @@ $seen[4] = $INC{'AnyEvent.pm'} ? 1 . $loop->loop : 0;
 print "@seen\n";
 PERL
 
-prints '-register', <<'PERL', "Sys::Virt::Event::AnyEvent\nsame\nthere is no option -regster\n";
-require Sys::Virt::Event::AnyEvent;
-Sys::Virt::Event::AnyEvent->import('-register');
-my $loop = registered();
-print ref $loop, "\n";
-Sys::Virt::Event::AnyEvent->import('-register');
-print "same\n" if registered() == $loop;
-eval { Sys::Virt::Event::AnyEvent->import('-regster') };
-print $@ =~ /(there is no option \S+)/, "\n";
-PERL
+registers_itself('Sys::Virt::Event::AnyEvent');
 
 prints 'exceptions of new', <<'PERL', <<'EXPECTED';
 use Sys::Virt::Event::AnyEvent;

@@ -8,19 +8,9 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use VirtTest;
 use VirtTest::Adapters;
+use VirtTest::Programs ();
 
 watchdog(180);
-
-my $PRELUDE = <<'PERL';
-use strict;
-use warnings;
-use Test::Sys::Virt::EventImpl::Util;
-use Sys::Virt::Event qw(add_handle remove_handle add_timeout remove_timeout registered);
-use Sys::Virt::Event::Auto;
-$| = 1;
-$SIG{__WARN__} = sub { print "warning: $_[0]" };
-#line 1 program
-PERL
 
 sub prints {
     my ($name, $modules, $code, $expected, @options) = @_;
@@ -28,9 +18,7 @@ sub prints {
     SKIP: {
         my @missing = VirtTest::Adapters::missing_modules({ modules => $modules });
         skip "$name: @missing is not installed", 2 if @missing;
-        my $run = fresh_perl($PRELUDE . $code, @options, switches => ['-w']);
-        ref $expected ? like($run->{stdout}, $expected, $name) : is($run->{stdout}, $expected, $name);
-        is("$run->{stderr}$run->{exit}/$run->{signal}/$run->{timed_out}", '0/0/0', '... and ends well');
+        VirtTest::Programs::prints($name, "use Sys::Virt::Event::Auto;\n#line 1 program\n$code", $expected, @options);
     }
     return;
 }

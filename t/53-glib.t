@@ -9,30 +9,12 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use VirtTest;
 use VirtTest::Adapters;
+use VirtTest::Programs;
 
 my $ADAPTER = 'Sys::Virt::Event::Glib';
 plan skip_all => 'Glib is not installed (Debian: libglib-perl)'
     if VirtTest::Adapters::missing_modules({ modules => ['Glib'] });
 watchdog(120);
-
-my $PRELUDE = <<'PERL';
-use strict;
-use warnings;
-use Test::Sys::Virt::EventImpl::Util;
-use Sys::Virt::Event qw(add_handle remove_handle add_timeout update_timeout remove_timeout registered);
-$| = 1;
-$SIG{__WARN__} = sub { print "warning: $_[0]" };
-#line 1 program
-PERL
-
-sub prints {
-    my ($name, $code, $expected) = @_;
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    my $run = fresh_perl($PRELUDE . $code, switches => ['-w']);
-    ref $expected ? like($run->{stdout}, $expected, $name) : is($run->{stdout}, $expected, $name);
-    is("$run->{stderr}$run->{exit}/$run->{signal}/$run->{timed_out}", '0/0/0', '... and ends well');
-    return;
-}
 
 prints 'Glib is loaded when libvirt wants the first watch', <<'PERL', "0 0 0 0 1\n";
 use Sys::Virt::Event::Glib;
@@ -48,16 +30,7 @@ push @loaded, $INC{'Glib.pm'} ? 1 : 0;
 print "@loaded\n";
 PERL
 
-prints '-register', <<'PERL', "Sys::Virt::Event::Glib\nsame\nthere is no option -regster\n";
-require Sys::Virt::Event::Glib;
-Sys::Virt::Event::Glib->import('-register');
-my $loop = registered();
-print ref $loop, "\n";
-Sys::Virt::Event::Glib->import('-register');
-print "same\n" if registered() == $loop;
-eval { Sys::Virt::Event::Glib->import('-regster') };
-print $@ =~ /(there is no option \S+)/, "\n";
-PERL
+registers_itself('Sys::Virt::Event::Glib');
 
 prints 'exceptions of new', <<'PERL', <<'EXPECTED';
 use Sys::Virt::Event::Glib;

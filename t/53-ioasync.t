@@ -9,29 +9,11 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use VirtTest;
 use VirtTest::Adapters;
+use VirtTest::Programs;
 
 plan skip_all => 'IO::Async is not installed (Debian: libio-async-perl)'
     if VirtTest::Adapters::missing_modules({ modules => ['IO::Async'] });
 watchdog(120);
-
-my $PRELUDE = <<'PERL';
-use strict;
-use warnings;
-use Test::Sys::Virt::EventImpl::Util;
-use Sys::Virt::Event qw(add_handle remove_handle add_timeout update_timeout remove_timeout registered);
-$| = 1;
-$SIG{__WARN__} = sub { print "warning: $_[0]" };
-#line 1 program
-PERL
-
-sub prints {
-    my ($name, $code, $expected, %opt) = @_;
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    my $run = fresh_perl($PRELUDE . $code, switches => ['-w'], %opt);
-    is($run->{stdout}, $expected, $name);
-    is("$run->{stderr}$run->{exit}/$run->{signal}/$run->{timed_out}", '0/0/0', '... and ends well');
-    return;
-}
 
 prints 'IO::Async is loaded, and a loop made, when libvirt wants the first watch', <<'PERL', "0 0 0 0 1\n";
 use Sys::Virt::Event::IOAsync;
@@ -49,16 +31,7 @@ look();
 print "@made\n";
 PERL
 
-prints '-register', <<'PERL', "Sys::Virt::Event::IOAsync\nsame\nthere is no option -regster\n";
-require Sys::Virt::Event::IOAsync;
-Sys::Virt::Event::IOAsync->import('-register');
-my $loop = registered();
-print ref $loop, "\n";
-Sys::Virt::Event::IOAsync->import('-register');
-print "same\n" if registered() == $loop;
-eval { Sys::Virt::Event::IOAsync->import('-regster') };
-print $@ =~ /(there is no option \S+)/, "\n";
-PERL
+registers_itself('Sys::Virt::Event::IOAsync');
 
 prints 'exceptions of new', <<'PERL', <<'EXPECTED';
 use Sys::Virt::Event::IOAsync;

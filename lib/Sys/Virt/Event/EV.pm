@@ -104,7 +104,8 @@ objects of this class.
 
 Where EV was there when Sys::Virt::Event was built, libvirt's file descriptors and timers are watchers of libev, from
 C: nothing of Perl is between EV and libvirt, and the methods of the object are not called. Else the same is done in
-Perl, at some cost; so it is for objects of a subclass with methods of its own that libvirt's calls, or the loop's, would come to.
+Perl, at some cost; so it is for objects of a subclass with methods of its own that libvirt's calls, or the loop's,
+would come to.
 
 Signals, threads, and what a program can do in a callback are as described in L<Sys::Virt::Event>.
 
@@ -169,8 +170,8 @@ C<EV::signal>.
 
 =head1 FORK
 
-As described in L<Sys::Virt::Event/FORK>. Loops that were made by C<< EV::Loop->new >> are told of the fork, too, if they
-serve libvirt.
+As described in L<Sys::Virt::Event/FORK>. Loops that were made by C<< EV::Loop->new >> are told of the fork, too, if
+they serve libvirt.
 
 =head1 COST
 

@@ -36,7 +36,8 @@ sub _class_on_ev {
     no strict 'refs';
     @{"${on_ev}::ISA"} = ($class, 'Sys::Virt::Event::EV');
     *{"${on_ev}::$_"} = Sys::Virt::Event::EV->can($_)
-        for qw(loop _wants_handles _ends_by_itself _watches_hold _find_loop _watch _unwatch _timer _cancel _iterate);
+        for qw(loop _wants_handles _ends_by_itself _watches_hold _find_loop _mend_loop _watch _unwatch _timer _cancel
+            _iterate);
     return $on_ev;
 }
 

@@ -268,8 +268,8 @@ One pass: waits until a handle is ready or a timer is due, and calls the callbac
 waits at most so long; with 0 it does not wait.
 
 Returns true, or false at once when there is nothing to wait for: no handle with an event mask other than 0, and no
-timer that is armed; with C<hold_loop>, nothing registered at all. The wake watch, by which libvirt's threads wake the loop, does not count. So
-C<< 1 while $loop->run_once >> ends when nothing is left to do. An open connection to a server is something to wait
+timer that is armed; with C<hold_loop>, nothing registered at all. The wake watch, by which libvirt's threads wake the
+loop, does not count. So C<< 1 while $loop->run_once >> ends when nothing is left to do. An open connection to a server is something to wait
 for. Connections to C<test:///default> are not, once their events have been delivered.
 
 =head2 run()
