@@ -213,6 +213,7 @@ return (
     },
     {
         case  => 'enabled_again',
+        also  => ['goes_on_alone'],
         what  => 'what was ready on a socket when the mask is set is not news',
         edits => [
             $SOCKETS,
