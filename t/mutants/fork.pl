@@ -11,7 +11,7 @@ return (
     {
         case  => 'used_in_child',
         what  => 'the loop does nothing in other processes',
-        also  => ['child_is_woken', 'wakes_kept_apart'],
+        also  => [qw(child_is_woken wakes_kept_apart silent_in_child goes_on_alone)],
         edits => [
             [$POLL, '    my ($self, $max_seconds, $sleep) = @_;', <<'PERL'],
     my ($self, $max_seconds, $sleep) = @_;

@@ -44,6 +44,7 @@ sub update_handle']],
     },
     {
         case  => 'opens_in_child',
+        also  => ['goes_on_alone'],
         what  => 'sockets are not watched in other processes',
         edits => [
             [$POLL, '    my @handles = grep { $_->{events} &&', '    my $is_child = $self->{process} != $$;
