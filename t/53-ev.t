@@ -8,6 +8,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Config;
+use Sys::Virt::Event ();
 use Test::More;
 use VirtTest qw(watchdog fresh_perl);
 
@@ -31,6 +32,8 @@ PERL
 
 sub prints {
     my ($name, $code, $expected, %opt) = @_;
+    # Where it was built without EV both are the same.
+    return if $opt{is_for_c} && !defined &Sys::Virt::Event::_serve_by_ev;
     for my $class ('Sys::Virt::Event::EV', $opt{is_for_c} ? () : 'VirtTest::EVInPerl') {
         my $run = fresh_perl("$PRELUDE$code", args => [$class], includes => ["$FindBin::Bin/lib"], timeout => 40);
         is $run->{stdout}, $expected, "$name, $class";
