@@ -1,4 +1,4 @@
-# What is hostile to a loop, on all adapters: forks, and the end of the program. The rest of that is in the kit.
+# What is hostile to a loop, on all adapters: the end of the program, daemons, forks. The rest of that is in the kit.
 use strict;
 use warnings;
 
@@ -10,13 +10,16 @@ use Test::More;
 use VirtTest::Adapters;
 
 # A loop on epoll needs an fd of its own in a child, so one without fds is left to others.
-my %env = (PERL_ANYEVENT_MODEL => 'Perl', IO_ASYNC_LOOP => 'Poll', MOJO_REACTOR => 'Mojo::Reactor::Poll');
+# libev's poll sees a closed fd.
+my %env = (
+    LIBEV_FLAGS => 2, PERL_ANYEVENT_MODEL => 'Perl', IO_ASYNC_LOOP => 'Poll', MOJO_REACTOR => 'Mojo::Reactor::Poll',
+);
 
 for my $adapter (adapters(), { name => 'EV in Perl', class => 'VirtTest::EVInPerl', modules => ['EV'] }) {
     my @missing = missing_modules($adapter);
     is "@missing", '', "$adapter->{name}: nothing is missing" or next;
-    my %loops = (TEST_LOOPS => $adapter->{class});
-    tests_pass(getcwd(), [], ['t/64-end.t', 't/67-fork.t'], limit => 300, env => { %env, %loops });
+    my @tests = map { "t/$_.t" } qw(64-end 66-hostile-daemon 67-fork);
+    tests_pass(getcwd(), [], \@tests, limit => 300, env => { %env, TEST_LOOPS => $adapter->{class} });
 }
 
 done_testing;

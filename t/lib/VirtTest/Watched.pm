@@ -79,11 +79,19 @@ sub wait_for {
     until (($done = $code->()) || $is_over) {
         $self->acknowledge;
         $self->{passes}++;
-        $self->run_once;
+        $self->_run_once;
     }
     Sys::Virt::Event::remove_timeout($clock);
     $self->acknowledge;
     return $done ? 1 : 0;
+}
+
+# Adapters run until something is so.
+sub _run_once {
+    my ($self) = @_;
+    return $self->run_once if $self->can('run_once');
+    my $checks = 0;
+    return $self->run_until(sub { $checks++ });
 }
 
 sub linger { my ($self, $seconds) = @_; $self->wait_for(sub { 0 }, $seconds); return }
