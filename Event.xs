@@ -175,6 +175,13 @@ drain(seconds = -1)
   OUTPUT:
     RETVAL
 
+int
+_callbacks_running()
+  CODE:
+    RETVAL = sve_bridge_census().running;
+  OUTPUT:
+    RETVAL
+
 void
 adopt()
   CODE:

@@ -1,0 +1,600 @@
+package Sys::Virt::Event::Connection;
+use 5.016;
+use strict;
+use warnings;
+
+our $VERSION = '0.001';
+
+use Carp ();
+use List::Util ();
+use overload ();
+use POSIX ();
+use Scalar::Util ();
+use Sys::Virt ();
+use Sys::Virt::Event ();
+use Sys::Virt::Event::Connection::Iterator ();
+use Sys::Virt::Event::Connection::Probe ();
+use Sys::Virt::Event::Record ();
+
+# What a connection has to tell of itself.
+my @OF_ITSELF = qw(opened closed retry failed error);
+
+sub CLONE_SKIP { 1 }
+
+# Options
+
+my %DEFAULT = (
+    uri => undef, readonly => 0, auth => 0, credlist => undef, callback => undef, flags => 0,
+    keepalive => [5, 3], connect_timeout => 10, reconnect => 1,
+);
+my %BACKOFF = (initial => 0.25, max => 30, jitter => 0.2, tries => undef);
+
+sub new {
+    my ($class, @options) = @_;
+    my $self = bless { _with_defaults(\%DEFAULT, @options) }, $class;
+    my $backoff = $self->{reconnect};
+    $self->{reconnect} = $backoff ? { _with_defaults(\%BACKOFF, ref $backoff eq 'HASH' ? %$backoff : ()) } : undef;
+    $self->_check_options;
+    Carp::croak('Cannot make a connection: no event loop is registered') if !defined Sys::Virt::Event::registered();
+
+    # As AnyEvent and IO::Async do: libvirt writes to servers that have gone.
+    $SIG{PIPE} = sub { } if !defined $SIG{PIPE};
+    @$self{qw(listeners audience iterators timers callbacks refused)} = map { {} } 1 .. 6;
+    @$self{qw(last_id failures step process)} = (0, 0, 0, $$);
+    $self->_attempt_after(0);
+    return $self;
+}
+
+sub _with_defaults {
+    my ($defaults, @options) = @_;
+    Carp::croak('Cannot make a connection: options are pairs of a name and a value') if @options % 2;
+    my %options = @options;
+    for my $name (sort keys %options) {
+        Carp::croak("Cannot make a connection: there is no option $name") if !exists $defaults->{$name};
+    }
+    return (%$defaults, %options);
+}
+
+sub _check_options {
+    my ($self) = @_;
+    my ($keepalive, $backoff) = @$self{qw(keepalive reconnect)};
+    Carp::croak('Cannot make a connection: keepalive is not [seconds, count]')
+        if $keepalive && !(ref $keepalive eq 'ARRAY' && @$keepalive == 2 && !grep { !/\A[1-9]\d{0,8}\z/ } @$keepalive);
+    _check_number('connect_timeout', $self->{connect_timeout}, 1_000_000);
+    return if !$backoff;
+    _check_number($_, $backoff->{$_}, 1_000_000) for qw(initial max);
+    _check_number('jitter', $backoff->{jitter}, 1);
+    Carp::croak('Cannot make a connection: tries is not a number from 1')
+        if defined $backoff->{tries} && $backoff->{tries} !~ /\A[1-9]\d*\z/;
+    return;
+}
+
+sub _check_number {
+    my ($name, $value, $most) = @_;
+    return if defined $value && Scalar::Util::looks_like_number($value) && $value >= 0 && $value <= $most;
+    Carp::croak("Cannot make a connection: $name is not a number from 0 to $most");
+}
+
+sub uri  { return $_[0]{uri} }
+sub virt { return $_[0]{virt} }
+
+# Opening. A server that hangs would hold up the whole loop, so a process of its own tries it first.
+
+sub open {
+    my ($self) = @_;
+    return $self if $self->{virt};
+    $self->_stop_trying;
+    my $error = $self->_wants_probe ? $self->_probe->result : undef;
+    $error //= $self->_connect;
+    Carp::croak('Cannot open ', $self->_title, ": $error") if defined $error;
+    $self->_tell_opened;
+    return $self;
+}
+
+# Drivers within libvirt take no time, and what is in them stays in this process.
+sub _wants_probe {
+    my ($self) = @_;
+    return $self->{connect_timeout} > 0 && ($self->{uri} // '') !~ m{\A(?:test:|[a-z]+:///embed\b)};
+}
+
+sub _probe {
+    my ($self) = @_;
+    return Sys::Virt::Event::Connection::Probe->start(
+        uri => $self->{uri}, flags => $self->{flags} | ($self->{readonly} ? Sys::Virt::CONNECT_RO() : 0),
+        seconds => $self->{connect_timeout}, auth => $self->{auth},
+    );
+}
+
+sub _attempt_after {
+    my ($self, $seconds) = @_;
+    $self->{attempt} = $self->_after($seconds, sub { my ($self) = @_; delete $self->{attempt}; $self->_attempt });
+    delete $self->{failure};
+    return;
+}
+
+sub _attempt {
+    my ($self) = @_;
+    return $self->_conclude($self->_connect) if !$self->_wants_probe;
+    my $probe = $self->{probe} = eval { $self->_probe } or return $self->_conclude(_text($@));
+    Scalar::Util::weaken(my $weak = $self);
+    $probe->watch(sub {
+        my ($error) = @_;
+        my $self = $weak or return;
+        delete $self->{probe};
+        $self->_conclude($error // $self->_connect);
+    });
+    return;
+}
+
+sub _conclude {
+    my ($self, $error) = @_;
+    return $self->_tell_opened if !defined $error;
+    my ($backoff, $failures) = ($self->{reconnect}, ++$self->{failures});
+    return $self->_fail($error) if !$backoff || defined $backoff->{tries} && $failures >= $backoff->{tries};
+    my $delay = $self->_next_delay;
+    $self->_attempt_after($delay);
+    $self->_tell('retry', undef, error => $error, delay => $delay, failures => $failures);
+    return;
+}
+
+# Each twice as long as the one before, but not in step with those of others that have lost the same server.
+sub _next_delay {
+    my ($self) = @_;
+    my $backoff = $self->{reconnect};
+    my $delay = List::Util::min($backoff->{max}, $backoff->{initial} * 2**$self->{step}++);
+    return sprintf('%.3f', $delay * (1 + $backoff->{jitter} * (rand(2) - 1))) + 0;
+}
+
+sub _fail {
+    my ($self, $error) = @_;
+    $self->{failure} = $error;
+    $self->_tell('failed', undef, error => $error) or $self->_raise('Lost the connection to ' . $self->_title . ": $error\n");
+    $self->_end_iterators("the connection is lost for good: $error");
+    return;
+}
+
+# Returns why it is not open now, or nothing.
+sub _connect {
+    my ($self) = @_;
+    local ($@, $SIG{__DIE__});
+    return if eval { $self->_open_virt; 1 };
+    my $error = _text($@);
+    $self->_release;
+    return $error;
+}
+
+# What the snapshot tells is told before the loop runs again, so before any event that comes now.
+sub _open_virt {
+    my ($self) = @_;
+    my $virt = $self->{virt} = Sys::Virt->new(map { $_ => $self->{$_} } qw(uri readonly auth credlist callback flags));
+    $self->{uri} //= $virt->get_uri;
+    # Drivers within libvirt have none, and need none.
+    eval { $virt->set_keep_alive(@{ $self->{keepalive} }) } if $self->{keepalive};
+
+    # The callback runs under locks of the connection, and libvirt may have events left to deliver.
+    Scalar::Util::weaken(my $weak = $self);
+    my $on_close = Sys::Virt::Event::protect(sub {
+        my (undef, $reason) = @_;
+        $weak->_after(0, sub { my ($self) = @_; $self->_lose($reason) if $self->{virt} }) if $weak;
+    });
+    $self->{has_close_callback} = defined _register($virt, 'register_close_callback', $on_close);
+    $self->{version} = $virt->get_library_version;
+    $self->{trouble} = [$self->_adjust];
+    my $opened = Sys::Virt::Event::Record::of_connection($self->{uri}, 'opened');
+    $self->{snapshot} = [[$opened], map { $self->_states($_) } $self->_classes_with_state_wanted];
+    return;
+}
+
+sub _tell_opened {
+    my ($self) = @_;
+    @$self{qw(failures opened)} = (0, time);
+    my ($trouble, $snapshot) = delete @$self{qw(trouble snapshot)};
+    $self->_deliver(@$_) for @$snapshot;
+    $self->_report($_) for @$trouble;
+    return;
+}
+
+sub _lose {
+    my ($self, $reason) = @_;
+    my $word = Sys::Virt::Event::Record::close_reason($reason);
+    my $backoff = $self->{reconnect};
+    $self->_release;
+    if ($backoff) {
+        # A server that takes connections and drops them is not to be asked all the time.
+        $self->{step} = 0 if time - $self->{opened} > $backoff->{max};
+        $self->_attempt_after($self->_next_delay);
+    }
+    $self->_tell('closed', undef, reason => $word, reason_code => $reason);
+    $self->_fail('it was closed: ' . ($word // "reason $reason")) if !$backoff;
+    return;
+}
+
+sub close {
+    my ($self) = @_;
+    my $was_open = defined $self->{virt};
+    $self->_stop_trying;
+    $self->_release;
+    if ($was_open) {
+        my $reason = Sys::Virt::CLOSE_REASON_CLIENT();
+        $self->_tell('closed', undef, reason => Sys::Virt::Event::Record::close_reason($reason), reason_code => $reason);
+    }
+    $self->_end_iterators('the connection was closed');
+    return;
+}
+
+sub _stop_trying {
+    my ($self) = @_;
+    my $timer = delete $self->{attempt};
+    $self->_cancel($timer) if defined $timer;
+    my $probe = delete $self->{probe};
+    $probe->cancel if $probe;
+    delete $self->{failure};
+    return;
+}
+
+# The registered callbacks hold the connection, and libvirt delivers what comes for them even while it is being closed.
+sub _release {
+    my ($self) = @_;
+    my $virt = delete $self->{virt} or return;
+    local ($@, $SIG{__DIE__});
+    local $SIG{PIPE} = 'IGNORE';
+    delete @$self{qw(trouble snapshot)};
+    eval { $virt->unregister_close_callback } if delete $self->{has_close_callback};
+    my $callbacks = $self->{callbacks};
+    $self->{callbacks} = {};
+    for my $callback (values %$callbacks) {
+        my ($deregister, $id) = @$callback;
+        eval { $virt->$deregister($id) };
+    }
+    undef $virt;
+    return;
+}
+
+sub DESTROY {
+    my ($self) = @_;
+    return if ${^GLOBAL_PHASE} eq 'DESTRUCT' || ($self->{process} // 0) != $$;
+    local ($@, $!, $?);
+    $self->_stop_trying;
+    $self->_release;
+    $self->_cancel($_) for keys %{ $self->{timers} };
+    return;
+}
+
+# Listeners
+
+sub on   { my ($self, @arguments) = @_; return $self->_listen(0, @arguments) }
+sub once { my ($self, @arguments) = @_; return $self->_listen(1, @arguments) }
+
+sub _listen {
+    my ($self, $is_once, $what, @arguments) = @_;
+    my $filter = ref $arguments[0] eq 'HASH' ? shift @arguments : {};
+    my ($code) = @arguments;
+    Carp::croak('Cannot listen: the last argument is not a code reference')
+        if @arguments != 1 || !(ref $code eq 'CODE' || Scalar::Util::blessed($code) && overload::Method($code, '&{}'));
+    my $id = ++$self->{last_id};
+    $self->{listeners}{$id} = {
+        id => $id, pattern => _pattern($what), filter => scalar _filter($filter), is_once => $is_once, code => $code,
+    };
+    $self->{audience} = {};
+    my ($error) = $self->{virt} ? $self->_adjust : ();
+    return $id if !defined $error;
+    $self->off($id);
+    Carp::croak("Cannot listen: $error");
+}
+
+sub off {
+    my ($self, $id) = @_;
+    Carp::croak('Cannot stop listening: no id ', $id // 'undef', ' was ever given out')
+        if ($id // '') !~ /\A[1-9]\d*\z/ || $id > $self->{last_id};
+    delete $self->{listeners}{$id} or return;
+    $self->{audience} = {};
+    # The next statement may well listen to the same.
+    $self->{adjusting} //= $self->_after(0, sub {
+        my ($self) = @_;
+        delete $self->{adjusting};
+        $self->_report($_) for $self->{virt} ? $self->_adjust : ();
+    });
+    return;
+}
+
+sub events { my ($self, @what) = @_; return Sys::Virt::Event::Connection::Iterator->new($self, @what) }
+
+sub _pattern {
+    my ($what) = @_;
+    $what //= 'undef';
+    return qr{\A(?!connection/)} if $what eq '*';
+    my ($class, $event) = $what =~ m{\A([a-z]+)/(\*|[a-z0-9-]+)\z}
+        or Carp::croak("Cannot listen: $what is neither * nor CLASS/EVENT nor CLASS/*");
+    my @classes = Sys::Virt::Event::Record::classes();
+    my @events
+        = $class eq 'connection'            ? @OF_ITSELF
+        : (grep { $_ eq $class } @classes) ? ('state', map { $_->{name} } Sys::Virt::Event::Record::events_of($class))
+        :   Carp::croak("Cannot listen: $class is none of ", join ', ', @classes, 'connection');
+    return qr{\A$class/} if $event eq '*';
+    Carp::croak("Cannot listen: $class has no event $event, only ", join ', ', @events) if !grep { $_ eq $event } @events;
+    return qr{\A$class/$event\z};
+}
+
+# Code that tells whether a record is wanted, or undef where each is.
+sub _filter {
+    my ($filter) = @_;
+    for my $key (sort keys %$filter) {
+        Carp::croak("Cannot listen: there is no filter $key") if $key !~ /\A(?:name|uuid|type)\z/;
+    }
+    return if !%$filter;
+    my %matches = map { $_ => _matcher($filter->{$_}) } keys %$filter;
+    return sub {
+        my ($record) = @_;
+        return !grep { ($record->{$_} // '') !~ $matches{$_} } keys %matches;
+    };
+}
+
+# A pattern stands for itself, a text is a glob, of a list any.
+sub _matcher {
+    my ($wanted) = @_;
+    return $wanted if ref $wanted eq 'Regexp';
+    if (ref $wanted eq 'ARRAY') {
+        my @any = map { _matcher($_) } @$wanted;
+        return @any ? do { my $any = join '|', @any; qr/$any/ } : qr/(?!)/;
+    }
+    my %meaning = ('*' => '.*', '?' => '.');
+    my $pattern = ($wanted // '') =~ s{(\[[^]]+\]|.)}{ $meaning{$1} // (length $1 > 1 ? $1 =~ s/\A\[!/[^/r : quotemeta $1) }gers;
+    return qr/\A$pattern\z/s;
+}
+
+# Whoever is to hear of an event.
+sub _audience {
+    my ($self, $name) = @_;
+    my $listeners = $self->{listeners};
+    return $self->{audience}{$name}
+        //= [grep { $name =~ $_->{pattern} } map { $listeners->{$_} } sort { $a <=> $b } keys %$listeners];
+}
+
+# Has libvirt send what somebody listens to, and nothing else. Returns what went wrong.
+sub _adjust {
+    my ($self) = @_;
+    my %wanted = map { $self->_wanted_of($_) } Sys::Virt::Event::Record::classes();
+    my $callbacks = $self->{callbacks};
+    for my $key (grep { !$wanted{$_} } keys %$callbacks) {
+        my ($deregister, $id) = @{ delete $callbacks->{$key} };
+        eval { $self->{virt}->$deregister($id) };
+    }
+    return map { $callbacks->{$_} ? () : $self->_register_event($_, $wanted{$_}) } sort keys %wanted;
+}
+
+# By class and name. Of two events that tell the same, the later one is it, where the server has it.
+sub _wanted_of {
+    my ($self, $class) = @_;
+    my $refused = $self->{refused}{ $self->{version} };
+    my %wanted;
+    for my $event (Sys::Virt::Event::Record::events_of($class)) {
+        $wanted{"$class/$event->{name}"} = $event if !$refused->{"$class/$event->{id}"};
+    }
+    return map { @{ $self->_audience($_) } ? ($_ => $wanted{$_}) : () } keys %wanted;
+}
+
+# A server that does not know an event, or a driver without such objects, is not asked again: each refusal costs memory
+# that Sys::Virt does not give back.
+sub _register_event {
+    my ($self, $key, $event) = @_;
+    my ($register, $deregister) = Sys::Virt::Event::Record::methods_of($event->{class});
+    Scalar::Util::weaken(my $weak = $self);
+    my $handler = Sys::Virt::Event::protect(sub {
+        my (undef, $object, @arguments) = @_;
+        my $self = $weak or return;
+        $self->_deliver(Sys::Virt::Event::Record::of_event($event, $self->{uri}, $object, @arguments), $object);
+    });
+    local $@;
+    my $id = _register($self->{virt}, $register, undef, $event->{id}, $handler);
+    if (defined $id) {
+        $self->{callbacks}{$key} = [$deregister, $id];
+        return;
+    }
+    return "no $key events: " . _text($@) if !_is_unsupported($@);
+    $self->{refused}{ $self->{version} }{"$event->{class}/$event->{id}"} = 1;
+    my %wanted = $self->_wanted_of($event->{class});
+    return $wanted{$key} ? $self->_register_event($key, $wanted{$key}) : ();
+}
+
+# Returns what the method returns, or true; undef where it fails. Sys::Virt never lets go of the variables that a failed
+# registration was called with, so that the connection would stay open: it gets one that can be emptied.
+sub _register {
+    my ($virt, $method, @arguments) = @_;
+    my @result = eval { ($virt->$method(@arguments), 1) };
+    undef $virt if !@result;
+    return $result[0];
+}
+
+sub _is_unsupported {
+    my ($error) = @_;
+    return if !eval { $error->isa('Sys::Virt::Error') };
+    my $code = $error->code;
+    return $code == Sys::Virt::Error::ERR_NO_SUPPORT()
+        || $code == Sys::Virt::Error::ERR_INVALID_ARG()
+        || $error->message =~ /unsupported event ID/;
+}
+
+# Records
+
+# Returns how many it has reached.
+sub _deliver {
+    my ($self, $record, $object) = @_;
+    my $reached = 0;
+    for my $listener (@{ $self->_audience("$record->{class}/$record->{event}") }) {
+        next if !$self->{listeners}{ $listener->{id} } || $listener->{filter} && !$listener->{filter}->($record);
+        $self->off($listener->{id}) if $listener->{is_once};
+        $reached++;
+        eval { $listener->{code}->($self, $record, $object); 1 } or $self->_report($@, $record);
+    }
+    return $reached;
+}
+
+sub _tell {
+    my ($self, $event, $object, %arguments) = @_;
+    return $self->_deliver(Sys::Virt::Event::Record::of_connection($self->{uri}, $event, %arguments), $object);
+}
+
+# What goes wrong while nobody waits for a result.
+sub _report {
+    my ($self, $error, $record) = @_;
+    my $is_new = !$record || "$record->{class}/$record->{event}" ne 'connection/error';
+    $is_new && $self->_tell('error', $error, error => _text($error)) or $self->_raise($error);
+    return;
+}
+
+# An exception of the loop's callback that is running, in the way of that loop.
+sub _raise {
+    my ($self, $error) = @_;
+    Sys::Virt::Event::protect(sub { die $error })->();
+    return;
+}
+
+sub snapshot {
+    my ($self) = @_;
+    Carp::croak('Cannot take a snapshot of ', $self->_title, ': the connection is closed') if !$self->{virt};
+    local ($@, $SIG{__DIE__});
+    my @records = eval { (map({ $_->[0] } map { $self->_states($_) } Sys::Virt::Event::Record::classes()), 1) };
+    Carp::croak('Cannot take a snapshot of ', $self->_title, ': ', _text($@)) if !@records;
+    pop @records;
+    return @records;
+}
+
+sub _classes_with_state_wanted {
+    my ($self) = @_;
+    return grep { @{ $self->_audience("$_/state") } } Sys::Virt::Event::Record::classes();
+}
+
+# Each object of a class, with its state and the reason, or a word.
+my %STATES = (
+    domain  => \&_domain_states,
+    network => sub {
+        my ($virt) = @_;
+        return (
+            map({ [$_, 'active'] } $virt->list_all_networks(Sys::Virt::Network::LIST_ACTIVE())),
+            map({ [$_, 'inactive'] } $virt->list_all_networks(Sys::Virt::Network::LIST_INACTIVE())),
+        );
+    },
+    pool    => sub {
+        my ($virt) = @_;
+        return map { my $info = eval { $_->get_info }; $info ? [$_, $info->{state}] : () } $virt->list_all_storage_pools(0);
+    },
+    device  => sub { my ($virt) = @_; return map { [$_, 'active'] } $virt->list_all_node_devices(0) },
+    secret  => sub { my ($virt) = @_; return map { [$_, 'defined'] } $virt->list_all_secrets(0) },
+);
+
+# In one call, if the driver has it. Between two, a domain can go.
+sub _domain_states {
+    my ($virt) = @_;
+    my @stats = eval { ($virt->get_all_domain_stats(Sys::Virt::Domain::STATS_STATE()), 1) };
+    return map { my @state = eval { $_->get_state }; @state ? [$_, @state] : () } $virt->list_all_domains(0)
+        if !@stats && _is_unsupported($@);
+    die $@ if !@stats;
+    pop @stats;
+    return map { [$_->{dom}, @{ $_->{data} }{qw(state.state state.reason)}] } @stats;
+}
+
+sub _states {
+    my ($self, $class) = @_;
+    my @states = eval { ($STATES{$class}->($self->{virt}), 1) };
+    die $@ if !@states && !_is_unsupported($@);
+    pop @states;
+    return map {
+        my ($object, @state) = @$_;
+        [Sys::Virt::Event::Record::of_state($class, $self->{uri}, $object, @state), $object];
+    } @states;
+}
+
+sub wait_state {
+    my ($self, $name, $state, @options) = @_;
+    Carp::croak('Cannot wait for a state: options are pairs of a name and a value') if @options % 2;
+    my %options = @options;
+    my $seconds = delete $options{timeout};
+    Carp::croak("Cannot wait for a state: there is no option $_") for sort keys %options;
+    my @states = Sys::Virt::Event::Record::states();
+    Carp::croak('Cannot wait for state ', $state // 'undef', ': it is none of ', join ', ', @states)
+        if !grep { $_ eq ($state // '') } @states;
+    Carp::croak('Cannot wait for a state: a callback is running, and no event comes before it returns')
+        if Sys::Virt::Event::_callbacks_running();
+
+    my ($is_so, $failure) = (0, $self->{failure});
+    my $see  = sub { my ($record) = @_; $is_so = 1 if (Sys::Virt::Event::Record::state_of($record) // '') eq $state };
+    my @ids  = map { $self->on("domain/$_", { name => qr/\A\Q$name\E\z/ }, sub { $see->($_[1]) }) } qw(lifecycle state);
+    push @ids, $self->on('connection/failed', sub { $failure = $_[1]{args}{error} });
+    local $@;
+    my $is_done = eval {
+        if ($self->{virt}) { $see->($_->[0]) for grep { $_->[0]{name} eq $name } $self->_states('domain') }
+        _run_until(sub { $is_so || defined $failure || !$self->_is_trying }, $seconds);
+        1;
+    };
+    my $error = $@;
+    $self->off($_) for @ids;
+    die $error if !$is_done;
+    return 1 if $is_so;
+    Carp::croak('Cannot wait for a state: ', $failure // 'the connection is closed') if defined $failure || !$self->_is_trying;
+    return 0;
+}
+
+sub _is_trying {
+    my ($self) = @_;
+    return defined $self->{virt} || defined $self->{attempt} || defined $self->{probe};
+}
+
+# In whatever loop is registered; true, or false when the time is over.
+sub _run_until {
+    my ($code, $seconds) = @_;
+    my $loop = Sys::Virt::Event::registered();
+    return $loop->run_until($code, $seconds) if ref $loop && $loop->can('run_until');
+    my ($method) = grep { ref $loop && $loop->can($_) } qw(run_for run_once);
+    die ref $loop, " has none of run_until, run_for, run_once\n" if ref $loop && !$method;
+    my $end = defined $seconds ? Time::HiRes::time() + $seconds : undef;
+    until ($code->()) {
+        my $left = defined $end ? $end - Time::HiRes::time() : 1;
+        return 0 if $left <= 0;
+        my $slice = List::Util::min($left, 0.05);
+        $method ? $loop->$method($slice) : Sys::Virt::Event::run_default($slice);
+    }
+    return 1;
+}
+
+# Small things
+
+# Runs the code once, after so many seconds, if the connection is there by then.
+sub _after {
+    my ($self, $seconds, $code) = @_;
+    Scalar::Util::weaken(my $weak = $self);
+    my $id = Sys::Virt::Event::add_timeout(POSIX::ceil(1000 * $seconds), sub {
+        my ($id) = @_;
+        my $self = $weak or return;
+        $self->_cancel($id);
+        $code->($self);
+    });
+    $self->{timers}{$id} = 1;
+    return $id;
+}
+
+sub _cancel {
+    my ($self, $id) = @_;
+    delete $self->{timers}{$id} or return;
+    local $@;
+    eval { Sys::Virt::Event::remove_timeout($id) };
+    return;
+}
+
+sub _end_iterators {
+    my ($self, $why) = @_;
+    $_->_end($why) for grep { $_ } values %{ $self->{iterators} };
+    return;
+}
+
+sub _title { my ($self) = @_; return $self->{uri} // 'the default connection' }
+
+# Of an exception: libvirt's own message, or the text without its end.
+sub _text {
+    my ($error) = @_;
+    my $text = eval { $error->isa('Sys::Virt::Error') } ? $error->message : eval { "$error" } // 'an exception without a text';
+    $text =~ s/\s+\z//;
+    utf8::decode($text);
+    return $text;
+}
+
+1;

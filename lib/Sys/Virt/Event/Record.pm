@@ -1,0 +1,299 @@
+package Sys::Virt::Event::Record;
+use 5.016;
+use strict;
+use warnings;
+
+our $VERSION = '0.001';
+
+use Carp ();
+use Sys::Virt ();
+use Time::HiRes ();
+
+# What libvirt has events for: the word for it, the package of its objects and constants, the stem of the connection's
+# methods, and how an object is named. The names of other things are undef.
+my @CLASSES = (
+    {
+        name => 'domain', package => 'Sys::Virt::Domain', stem => 'domain_event',
+        identity => sub { my $id = $_[0]->get_id; ($_[0]->get_name, $_[0]->get_uuid_string, $id < 0 ? undef : $id) },
+    },
+    {
+        name => 'network', package => 'Sys::Virt::Network', stem => 'network_event',
+        identity => sub { ($_[0]->get_name, $_[0]->get_uuid_string, undef) },
+    },
+    {
+        name => 'pool', package => 'Sys::Virt::StoragePool', stem => 'storage_pool_event',
+        identity => sub { ($_[0]->get_name, $_[0]->get_uuid_string, undef) },
+    },
+    {
+        name => 'device', package => 'Sys::Virt::NodeDevice', stem => 'node_device_event',
+        identity => sub { ($_[0]->get_name, undef, undef) },
+    },
+    {
+        name => 'secret', package => 'Sys::Virt::Secret', stem => 'secret_event',
+        identity => sub { ($_[0]->get_usage_id, $_[0]->get_uuid_string, undef) },
+    },
+);
+my %CLASS = map { $_->{name} => $_ } @CLASSES;
+
+# The arguments of each event, by the name of its EVENT_ID constant: the name of each, and where its number stands for
+# something, the names of the constants; or code. LIFECYCLE is apart.
+my $IO_ERROR_ACTION = qr/\AEVENT_IO_ERROR_(.+)\z/;
+my @BLOCK_JOB = (['type', qr/\ABLOCK_JOB_TYPE_(.+)\z/], ['status', qr/\ABLOCK_JOB_([A-Z]+)\z/]);
+my %ARGUMENTS = (
+    REBOOT                    => [],
+    RTC_CHANGE                => [['utcoffset']],
+    WATCHDOG                  => [['action', qr/\AEVENT_WATCHDOG_(.+)\z/]],
+    IO_ERROR                  => [['src'], ['alias'], ['action', $IO_ERROR_ACTION]],
+    GRAPHICS                  => [
+        ['phase', qr/\AEVENT_GRAPHICS_([A-Z]+)\z/], ['local', \&_address], ['remote', \&_address], ['auth'], ['ids'],
+    ],
+    IO_ERROR_REASON           => [['src'], ['alias'], ['action', $IO_ERROR_ACTION], ['reason']],
+    CONTROL_ERROR             => [],
+    BLOCK_JOB                 => [['path'], @BLOCK_JOB],
+    DISK_CHANGE               => [['old'], ['new'], ['alias'], ['reason', qr/\AEVENT_DISK_(.+)\z/]],
+    TRAY_CHANGE               => [['alias'], ['reason', qr/\AEVENT_TRAY_CHANGE_(.+)\z/]],
+    PMWAKEUP                  => [['reason']],
+    PMSUSPEND                 => [['reason']],
+    BALLOON_CHANGE            => [['actual']],
+    PMSUSPEND_DISK            => [['reason']],
+    DEVICE_REMOVED            => [['alias']],
+    BLOCK_JOB_2               => [['dev'], @BLOCK_JOB],
+    TUNABLE                   => [['params']],
+    AGENT_LIFECYCLE           => [
+        ['state', qr/\AEVENT_AGENT_LIFECYCLE_STATE_(.+)\z/], ['reason', qr/\AEVENT_AGENT_LIFECYCLE_REASON_(.+)\z/],
+    ],
+    DEVICE_ADDED              => [['alias']],
+    MIGRATION_ITERATION       => [['iteration']],
+    JOB_COMPLETED             => [['params']],
+    DEVICE_REMOVAL_FAILED     => [['alias']],
+    METADATA_CHANGE           => [['type', qr/\AMETADATA_([A-Z]+)\z/], ['nsuri']],
+    BLOCK_THRESHOLD           => [['dev'], ['path'], ['threshold'], ['excess']],
+    MEMORY_FAILURE            => [
+        ['recipient', qr/\AEVENT_MEMORY_FAILURE_RECIPIENT_(.+)\z/],
+        ['action', qr/\AEVENT_MEMORY_FAILURE_ACTION_(.+)\z/], ['flags', \&_memory_failure_flags],
+    ],
+    MEMORY_DEVICE_SIZE_CHANGE => [['alias'], ['size']],
+    NIC_MAC_CHANGE            => [['alias'], ['old'], ['new']],
+    REFRESH                   => [],
+    UPDATE                    => [],
+    VALUE_CHANGED             => [],
+);
+
+# The state of a domain after a lifecycle event of a type.
+my %STATE_AFTER = (
+    started => 'running', resumed => 'running', suspended => 'paused', stopped => 'shutoff', shutdown => 'shutdown',
+    pmsuspended => 'pmsuspended', crashed => 'crashed',
+);
+
+my $seq = 0;
+my (%names, %words, %events);
+
+sub classes { return map { $_->{name} } @CLASSES }
+
+# The methods that register and deregister a callback.
+sub methods_of {
+    my ($class) = @_;
+    return map { "$CLASS{$class}{stem}_$_" } qw(register_any deregister_any);
+}
+
+# The events of a class that the installed Sys::Virt knows, in the order of their ids.
+sub events_of {
+    my ($class) = @_;
+    my $known = $events{$class} //= do {
+        my $names = _constants($CLASS{$class}{package}, qr/\AEVENT_ID_(.+)\z/);
+        [map { _event($CLASS{$class}, $_, $names->{$_}) } sort { $a <=> $b } keys %$names];
+    };
+    return @$known;
+}
+
+# BLOCK_JOB_2 tells by device what BLOCK_JOB tells by path: both are block jobs.
+sub _event {
+    my ($class, $id, $constant) = @_;
+    return {
+        class     => $class->{name}, id => $id, name => _word($constant =~ s/_\d+\z//r), package => $class->{package},
+        identity  => $class->{identity}, is_lifecycle => $constant eq 'LIFECYCLE', constant => $constant,
+        arguments => $ARGUMENTS{$constant} // [],
+    };
+}
+
+# Records
+
+sub of_event {
+    my ($event, $uri, $object, @arguments) = @_;
+    my $record = _record($uri, $event->{class}, $event->{name}, $event->{id}, $event->{identity}->($object));
+    if ($event->{is_lifecycle}) {
+        _add_type($record, $event->{package}, 'EVENT', @arguments);
+    } else {
+        $record->{args} = _named($event, @arguments);
+    }
+    return $record;
+}
+
+# What an object is like, as its state and the reason, or, where the class has no such numbers, a word.
+sub of_state {
+    my ($class, $uri, $object, $state, $reason) = @_;
+    my $record = _record($uri, $class, 'state', undef, $CLASS{$class}{identity}->($object));
+    return _add_type($record, $CLASS{$class}{package}, 'STATE', $state, $reason) if $state =~ /\A\d+\z/;
+    @$record{qw(type detail type_code detail_code)} = ($state, undef, undef, undef);
+    return $record;
+}
+
+sub of_connection {
+    my ($uri, $event, %arguments) = @_;
+    my $record = _record($uri, 'connection', $event, (undef) x 4);
+    $record->{args} = \%arguments;
+    return $record;
+}
+
+sub _record {
+    my ($uri, $class, $event, $event_id, $name, $uuid, $id) = @_;
+    return {
+        v => 1, time => _time(), seq => ++$seq, uri => $uri, class => $class, event => $event, event_id => $event_id,
+        name => _text($name), uuid => $uuid, id => $id, args => {},
+    };
+}
+
+# EVENT_STOPPED has its details in EVENT_STOPPED_*, STATE_PAUSED in STATE_PAUSED_*; other classes than domains have none.
+sub _add_type {
+    my ($record, $package, $prefix, $type, $detail) = @_;
+    my ($type_word, $detail_word) = @{
+        $words{$package}{$prefix}{$type}{ $detail // '' } //= do {
+            my $name = _constants($package, qr/\A${prefix}_([A-Z]+)\z/)->{$type};
+            my $more = defined $name && _constants($package, qr/\A${prefix}_\Q$name\E_(.+)\z/)->{ $detail // '' };
+            [map { $_ ? _word($_) : undef } $name, $more];
+        }
+    };
+    @$record{qw(type detail type_code detail_code)} = ($type_word, $detail_word, $type, $detail);
+    return $record;
+}
+
+sub _named {
+    my ($event, @arguments) = @_;
+    my (%args, $unnamed);
+    for my $expected (@{ $event->{arguments} }) {
+        last if !@arguments;
+        my ($name, $how) = @$expected;
+        my $value = shift @arguments;
+        if    (!defined $how)      { $args{$name} = _plain($value) }
+        elsif (ref $how eq 'CODE') { $args{$name} = $how->($event->{package}, $value) }
+        else                       { @args{ $name, "${name}_code" } = (_word_for($event->{package}, $how, $value), $value) }
+    }
+    # Of an event, or a part of one, that is newer than this.
+    $args{ 'arg' . ++$unnamed } = _plain($_) for @arguments;
+    return \%args;
+}
+
+# The state of the domain that a record tells; undef where it tells none.
+sub state_of {
+    my ($record) = @_;
+    return if $record->{class} ne 'domain' || !defined $record->{type};
+    return $record->{event} eq 'state' ? $record->{type} : $STATE_AFTER{ $record->{type} };
+}
+
+# Why libvirt closed a connection.
+sub close_reason {
+    my ($number) = @_;
+    return _word_for('Sys::Virt', qr/\ACLOSE_REASON_(.+)\z/, $number);
+}
+
+sub states {
+    my $names = _constants('Sys::Virt::Domain', qr/\ASTATE_([A-Z]+)\z/);
+    return map { _word($names->{$_}) } sort { $a <=> $b } keys %$names;
+}
+
+# Words and values
+
+# RFC 3339, in UTC.
+sub _time {
+    state $second = -1;
+    state $stamp;
+    my ($now, $microseconds) = Time::HiRes::gettimeofday();
+    if ($now != $second) {
+        my ($s, $m, $h, $day, $month, $year) = gmtime $now;
+        $stamp  = sprintf '%04d-%02d-%02dT%02d:%02d:%02d', $year + 1900, $month + 1, $day, $h, $m, $s;
+        $second = $now;
+    }
+    return sprintf '%s.%03dZ', $stamp, $microseconds / 1000;
+}
+
+sub _word { return lc $_[0] =~ tr/_/-/r }
+
+# libvirt's texts are UTF-8.
+sub _text {
+    my ($bytes) = @_;
+    utf8::decode($bytes) if defined $bytes;
+    return $bytes;
+}
+
+sub _plain {
+    my ($value) = @_;
+    return { map { _text($_) => _plain($value->{$_}) } keys %$value } if ref $value eq 'HASH';
+    return [map { _plain($_) } @$value] if ref $value eq 'ARRAY';
+    return _text($value);
+}
+
+# The constants of a package whose name matches: value => the part in parentheses.
+sub _constants {
+    my ($package, $pattern) = @_;
+    return $names{$package}{$pattern} //= do {
+        no strict 'refs';
+        my %found;
+        for my $symbol (sort keys %{"${package}::"}) {
+            my ($name) = $symbol =~ $pattern or next;
+            my $value = eval { $package->can($symbol)->() };
+            $found{$value} //= $name if defined $value;
+        }
+        \%found;
+    };
+}
+
+# undef for a number that is newer than the installed Sys::Virt.
+sub _word_for {
+    my ($package, $pattern, $value) = @_;
+    my $name = defined $value ? _constants($package, $pattern)->{$value} : undef;
+    return defined $name ? _word($name) : undef;
+}
+
+sub _address {
+    my ($package, $address) = @_;
+    my $plain = _plain($address);
+    return $plain if ref $plain ne 'HASH' || !defined $plain->{family};
+    my $family = _word_for($package, qr/\AEVENT_GRAPHICS_ADDRESS_(.+)\z/, $plain->{family});
+    return { %$plain, family => $family, family_code => $plain->{family} };
+}
+
+sub _memory_failure_flags {
+    my ($package, $flags) = @_;
+    my $names = _constants($package, qr/\AMEMORY_FAILURE_(.+)\z/);
+    return [map { _word($names->{$_}) } grep { $flags & $_ } sort { $a <=> $b } keys %$names];
+}
+
+# JSON
+
+# One line of UTF-8. The keys are always in this order, and what is a number is one, even if it was printed meanwhile.
+sub json {
+    my ($record) = @_;
+    state $json = _coder();
+    my ($type, $args) = ('', $record->{args});
+    if (exists $record->{type}) {
+        $type = sprintf ',"type":%s,"detail":%s,"type_code":%s,"detail_code":%s', _quoted($record->{type}),
+            _quoted($record->{detail}), _number($record->{type_code}), _number($record->{detail_code});
+    }
+    return sprintf '{"v":%d,"time":"%s","seq":%d,"uri":%s,"class":"%s","event":"%s","event_id":%s,"name":%s,"uuid":%s,'
+        . '"id":%s%s,"args":%s}', @$record{qw(v time seq)}, $json->encode($record->{uri}), @$record{qw(class event)},
+        _number($record->{event_id}), $json->encode($record->{name}), _quoted($record->{uuid}), _number($record->{id}),
+        $type, %$args ? $json->encode($args) : '{}';
+}
+
+# A word of ours, which has nothing to escape.
+sub _quoted { return defined $_[0] ? qq("$_[0]") : 'null' }
+
+sub _number { return $_[0] // 'null' }
+
+sub _coder {
+    my ($class) = grep { my $file = s{::}{/}gr . '.pm'; local $@; eval { require $file } } qw(Cpanel::JSON::XS JSON::PP);
+    Carp::croak('Cannot write JSON: neither Cpanel::JSON::XS nor JSON::PP is installed') if !$class;
+    return $class->new->utf8->canonical->allow_nonref;
+}
+
+1;
