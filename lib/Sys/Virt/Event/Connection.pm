@@ -5,6 +5,8 @@ use warnings;
 
 our $VERSION = '0.001';
 
+our @CARP_NOT = qw(Sys::Virt::Event::Connection::Iterator);
+
 use Carp ();
 use List::Util ();
 use overload ();
@@ -224,11 +226,10 @@ sub close {
 
 sub _stop_trying {
     my ($self) = @_;
-    my $timer = delete $self->{attempt};
-    $self->_cancel($timer) if defined $timer;
+    $self->_cancel($_) for keys %{ $self->{timers} };
     my $probe = delete $self->{probe};
     $probe->cancel if $probe;
-    delete $self->{failure};
+    delete @$self{qw(attempt adjusting failure)};
     return;
 }
 
@@ -256,7 +257,6 @@ sub DESTROY {
     local ($@, $!, $?);
     $self->_stop_trying;
     $self->_release;
-    $self->_cancel($_) for keys %{ $self->{timers} };
     return;
 }
 
@@ -271,10 +271,9 @@ sub _listen {
     my ($code) = @arguments;
     Carp::croak('Cannot listen: the last argument is not a code reference')
         if @arguments != 1 || !(ref $code eq 'CODE' || Scalar::Util::blessed($code) && overload::Method($code, '&{}'));
-    my $id = ++$self->{last_id};
-    $self->{listeners}{$id} = {
-        id => $id, pattern => _pattern($what), filter => scalar _filter($filter), is_once => $is_once, code => $code,
-    };
+    my $listener = { pattern => _pattern($what), filter => scalar _filter($filter), is_once => $is_once, code => $code };
+    my $id = $listener->{id} = ++$self->{last_id};
+    $self->{listeners}{$id} = $listener;
     $self->{audience} = {};
     my ($error) = $self->{virt} ? $self->_adjust : ();
     return $id if !defined $error;
@@ -288,6 +287,7 @@ sub off {
         if ($id // '') !~ /\A[1-9]\d*\z/ || $id > $self->{last_id};
     delete $self->{listeners}{$id} or return;
     $self->{audience} = {};
+    return if !$self->{virt};
     # The next statement may well listen to the same.
     $self->{adjusting} //= $self->_after(0, sub {
         my ($self) = @_;
@@ -396,12 +396,14 @@ sub _register_event {
     return $wanted{$key} ? $self->_register_event($key, $wanted{$key}) : ();
 }
 
-# Returns what the method returns, or true; undef where it fails. Sys::Virt never lets go of the variables that a failed
-# registration was called with, so that the connection would stay open: it gets one that can be emptied.
+# Returns what the method returns, or true; undef where it fails. Sys::Virt never lets go of the variables that a close
+# callback, or a registration that failed, was given, so that the connection would stay open: these can be emptied, for
+# the handlers do not look at theirs.
 sub _register {
     my ($virt, $method, @arguments) = @_;
     my @result = eval { ($virt->$method(@arguments), 1) };
-    undef $virt if !@result;
+    undef $virt;
+    if (!@result) { undef $_ for @arguments }
     return $result[0];
 }
 

@@ -175,7 +175,7 @@ sub _named {
         my ($name, $how) = @$expected;
         my $value = shift @arguments;
         if    (!defined $how)      { $args{$name} = _plain($value) }
-        elsif (ref $how eq 'CODE') { $args{$name} = $how->($event->{package}, $value) }
+        elsif (ref $how eq 'CODE') { %args = (%args, $how->($event->{package}, $name, $value)) }
         else                       { @args{ $name, "${name}_code" } = (_word_for($event->{package}, $how, $value), $value) }
     }
     # Of an event, or a part of one, that is newer than this.
@@ -255,17 +255,16 @@ sub _word_for {
 }
 
 sub _address {
-    my ($package, $address) = @_;
-    my $plain = _plain($address);
-    return $plain if ref $plain ne 'HASH' || !defined $plain->{family};
-    my $family = _word_for($package, qr/\AEVENT_GRAPHICS_ADDRESS_(.+)\z/, $plain->{family});
-    return { %$plain, family => $family, family_code => $plain->{family} };
+    my ($package, $name, $address) = @_;
+    my $family = _word_for($package, qr/\AEVENT_GRAPHICS_ADDRESS_(.+)\z/, $address->{family});
+    return ($name => { %{ _plain($address) }, family => $family, family_code => $address->{family} });
 }
 
 sub _memory_failure_flags {
-    my ($package, $flags) = @_;
+    my ($package, $name, $flags) = @_;
     my $names = _constants($package, qr/\AMEMORY_FAILURE_(.+)\z/);
-    return [map { _word($names->{$_}) } grep { $flags & $_ } sort { $a <=> $b } keys %$names];
+    my @set = map { _word($names->{$_}) } grep { $flags & $_ } sort { $a <=> $b } keys %$names;
+    return ($name => \@set, "${name}_code" => $flags);
 }
 
 # JSON

@@ -5,6 +5,8 @@ use warnings;
 
 our $VERSION = '0.001';
 
+our @CARP_NOT = qw(Sys::Virt::Event::Connection);
+
 use Carp ();
 use overload ();
 use Scalar::Util ();
@@ -31,14 +33,14 @@ sub next {
     my ($self, $code) = @_;
     Carp::croak('Cannot take the next event: the argument is not a code reference')
         if ref $code ne 'CODE' && !(Scalar::Util::blessed($code) && overload::Method($code, '&{}'));
-    return $self->_ask({ event => $code, end => sub { $code->($self->{conn}) } });
+    return $self->_ask({ event => $code, end => sub { $code->($_[0]) } });
 }
 
 sub next_p {
     my ($self) = @_;
     require Mojo::Promise;
     my $promise = Mojo::Promise->new;
-    $self->_ask({ event => sub { $promise->resolve(@_) }, end => sub { $promise->reject($_[0]) } });
+    $self->_ask({ event => sub { $promise->resolve(@_) }, end => sub { $promise->reject($_[1]) } });
     return $promise;
 }
 
@@ -52,7 +54,7 @@ sub next_f {
         Future->new;
     };
     $self->_ask({
-        event => sub { $future->done(@_) }, end => sub { $future->fail($_[0]) }, is_over => sub { $future->is_ready },
+        event => sub { $future->done(@_) }, end => sub { $future->fail($_[1]) }, is_over => sub { $future->is_ready },
     });
     return $future;
 }
@@ -98,7 +100,7 @@ sub _serve {
         my $question = shift @$asking;
         next if $question->{is_over} && $question->{is_over}->();
         if (@$events) { $question->{event}->($self->{conn}, @{ shift @$events }) }
-        else          { $question->{end}->($self->{ended}) }
+        else          { $question->{end}->($self->{conn}, $self->{ended}) }
     }
     return;
 }
