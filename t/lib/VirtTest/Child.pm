@@ -22,7 +22,7 @@ sub in_child(&) {
     if (!$pid) {
         # A handler in Perl would wait for C to return.
         $SIG{ALRM} = 'DEFAULT';
-        alarm POSIX::ceil(patience(20));
+        alarm POSIX::ceil(patience($ENV{CHILD_LIMIT} || 20));
         my @result;
         my $died = eval { @result = $code->(); 1 } ? undef : "$@";
         binmode $writer;

@@ -182,6 +182,7 @@ sub _open_virt {
     $self->{has_close_callback} = defined _register($virt, 'register_close_callback', $on_close);
     $self->{version} = $virt->get_library_version;
     $self->{trouble} = [$self->_adjust];
+    die "the server has closed it\n" if !$virt->is_alive;
     my $opened = Sys::Virt::Event::Record::of_connection($self->{uri}, 'opened');
     $self->{snapshot} = [[$opened], map { $self->_states($_) } $self->_classes_with_state_wanted];
     return;
@@ -350,7 +351,8 @@ sub _audience {
         //= [grep { $name =~ $_->{pattern} } map { $listeners->{$_} } sort { $a <=> $b } keys %$listeners];
 }
 
-# Has libvirt send what somebody listens to, and nothing else. Returns what went wrong.
+# Has libvirt send what somebody listens to, and nothing else. Returns what went wrong, but for a connection that is gone:
+# the loop is about to tell that, and another will follow.
 sub _adjust {
     my ($self) = @_;
     my %wanted = map { $self->_wanted_of($_) } Sys::Virt::Event::Record::classes();
@@ -359,7 +361,8 @@ sub _adjust {
         my ($deregister, $id) = @{ delete $callbacks->{$key} };
         eval { $self->{virt}->$deregister($id) };
     }
-    return map { $callbacks->{$_} ? () : $self->_register_event($_, $wanted{$_}) } sort keys %wanted;
+    my @errors = map { $callbacks->{$_} ? () : $self->_register_event($_, $wanted{$_}) } sort keys %wanted;
+    return @errors && $self->_is_alive ? @errors : ();
 }
 
 # By class and name. Of two events that tell the same, the later one is it, where the server has it.
@@ -409,6 +412,7 @@ sub _register {
 
 sub _is_unsupported {
     my ($error) = @_;
+    local $@;
     return if !eval { $error->isa('Sys::Virt::Error') };
     my $code = $error->code;
     return $code == Sys::Virt::Error::ERR_NO_SUPPORT()
@@ -484,7 +488,8 @@ my %STATES = (
     secret  => sub { my ($virt) = @_; return map { [$_, 'defined'] } $virt->list_all_secrets(0) },
 );
 
-# In one call, if the driver has it. Between two, a domain can go.
+# In one call, if the driver has it. Between two, a domain can go. Sys::Virt 9.0 never frees the hashes that it returns:
+# the domains must not stay in them.
 sub _domain_states {
     my ($virt) = @_;
     my @stats = eval { ($virt->get_all_domain_stats(Sys::Virt::Domain::STATS_STATE()), 1) };
@@ -492,7 +497,10 @@ sub _domain_states {
         if !@stats && _is_unsupported($@);
     die $@ if !@stats;
     pop @stats;
-    return map { [$_->{dom}, @{ $_->{data} }{qw(state.state state.reason)}] } @stats;
+    return map {
+        my ($domain, $data) = delete @$_{qw(dom data)};
+        [$domain, @$data{qw(state.state state.reason)}];
+    } @stats;
 }
 
 sub _states {
@@ -524,7 +532,8 @@ sub wait_state {
     push @ids, $self->on('connection/failed', sub { $failure = $_[1]{args}{error} });
     local $@;
     my $is_done = eval {
-        if ($self->{virt}) { $see->($_->[0]) for grep { $_->[0]{name} eq $name } $self->_states('domain') }
+        my @states = $self->{virt} ? eval { $self->_states('domain') } : ();
+        $see->($_->[0]) for grep { $_->[0]{name} eq $name } @states;
         _run_until(sub { $is_so || defined $failure || !$self->_is_trying }, $seconds);
         1;
     };
@@ -534,6 +543,12 @@ sub wait_state {
     return 1 if $is_so;
     Carp::croak('Cannot wait for a state: ', $failure // 'the connection is closed') if defined $failure || !$self->_is_trying;
     return 0;
+}
+
+sub _is_alive {
+    my ($self) = @_;
+    local $@;
+    return eval { $self->{virt}->is_alive };
 }
 
 sub _is_trying {
@@ -593,6 +608,7 @@ sub _title { my ($self) = @_; return $self->{uri} // 'the default connection' }
 # Of an exception: libvirt's own message, or the text without its end.
 sub _text {
     my ($error) = @_;
+    local $@;
     my $text = eval { $error->isa('Sys::Virt::Error') } ? $error->message : eval { "$error" } // 'an exception without a text';
     $text =~ s/\s+\z//;
     utf8::decode($text);
