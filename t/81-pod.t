@@ -16,6 +16,7 @@ use Sys::Virt::Event ();
 use Sys::Virt::Event::Poll ();
 
 my @ADAPTERS = qw(EV AnyEvent IOAsync Mojo Glib POE Auto);
+my @CONNECTION = qw(Connection Connection/Iterator Connection/Probe Record);
 
 watchdog(90);
 my $top = dirname(__FILE__) . '/..';
@@ -33,7 +34,7 @@ for my $file (sort @files) {
 # Every public name has a =head2 of its own.
 
 my %pod = map { $_ => Pod::Blocks->of("$top/lib/Sys/Virt/$_") } qw(Event.pm EventImpl.pm),
-    map { "Event/$_.pm" } qw(Poll Loop), @ADAPTERS;
+    map { "Event/$_.pm" } qw(Poll Loop), @ADAPTERS, @CONNECTION;
 my @six = map { ("add_$_", "update_$_", "remove_$_") } qw(handle timeout);
 my @helpers = qw(_run_handle_callback _run_timeout_callback _free_callback_opaque);
 my @heads = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{'Event.pm'} };
@@ -53,6 +54,16 @@ for my $adapter ('Loop', @ADAPTERS) {
     @heads = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{"Event/$adapter.pm"} };
     is_deeply([without_head([@heads, @of_base, @six], '', public_names("Sys::Virt::Event::$adapter"))], [],
         "all methods of $adapter are documented, but for libvirt's six");
+}
+
+for my $file (@CONNECTION) {
+    my $package = 'Sys::Virt::Event::' . $file =~ s{/}{::}r;
+    if (!eval { require "Sys/Virt/Event/$file.pm" }) {
+        like $@, qr{Sys/Virt\.pm}, "$file needs Sys::Virt";
+        next;
+    }
+    @heads = map { $_->{head} } grep { $_->{level} == 2 } @{ $pod{"Event/$file.pm"} };
+    is_deeply([without_head(\@heads, '', public_names($package))], [], "all of $file is documented");
 }
 
 # The kit: what its cases say of themselves is the source.
@@ -85,6 +96,9 @@ SKIP: {
         skip "$module is not installed", 1 if !grep { !ref && -e "$_/$file" } @INC;
         runs("Event/$adapter.pm", 'SYNOPSIS', qr/\Atest: event 3, detail 0\n\z/);
     }
+    runs('Event/Connection.pm', 'SYNOPSIS', qr{\Atest:///default is opened\ntest: state running\n(?:test: lifecycle suspended\n)?\z});
+    runs('Event/Connection/Iterator.pm', 'SYNOPSIS', qr/\Atest: suspended\ntest: resumed\n\z/);
+    runs('Event/Record.pm', 'SYNOPSIS', qr/\A\{"v":1,.*"class":"domain","event":"state".*\}\n\z/s);
     runs('EventImpl.pm',  'SYNOPSIS',        qr/\A\z/);
     runs('EventImpl.pm',  'DESCRIPTION',     qr/\A\z/);
 }

@@ -616,3 +616,265 @@ sub _text {
 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::Connection - a libvirt connection that stays up, and its events
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use Sys::Virt::Event::Poll -register;
+  use Sys::Virt::Event::Connection;
+
+  my $conn = Sys::Virt::Event::Connection->new(uri => 'test:///default', keepalive => [5, 3]);
+
+  $conn->on('domain/*' => sub {
+      my ($conn, $event, $domain) = @_;
+      print "$event->{name}: $event->{event} ", $event->{type} // '', "\n";
+  });
+  $conn->on('connection/*' => sub {
+      my ($conn, $event, $error) = @_;
+      print "$event->{uri} is $event->{event}\n";
+      $conn->virt->get_domain_by_name('test')->suspend if $event->{event} eq 'opened';
+  });
+
+  $conn->wait_state('test', 'paused', timeout => 5) or die "it goes on\n";
+
+=head1 DESCRIPTION
+
+A program that listens to libvirt opens a connection once the event loop is registered, registers callbacks, notices
+that the server went away, opens the connection again, registers all callbacks again, and finds out what it has missed.
+This class does that. Some of its steps have a catch:
+
+=over
+
+=item *
+
+Opening takes as long as the server wants it to, and nothing else happens meanwhile. So a process of its own tries it
+first, for a limited time. Only when that has worked does this one open the connection. See L</connect_timeout>.
+
+=item *
+
+Callbacks must not be deregistered while libvirt tells that the connection is closed: they, and it, wait for
+each other then. It is done in the loop's next pass.
+
+=item *
+
+libvirt delivers events even to a connection that is being closed, and some versions get stuck in that. All callbacks
+are deregistered first.
+
+=item *
+
+L<Sys::Virt> takes one callback for each event of a connection. Here any number can listen, and libvirt is asked for
+those events only that somebody listens to.
+
+=item *
+
+An exception in a callback is no reason to lose events, see L</EXCEPTIONS>.
+
+=back
+
+It works in every loop that L<Sys::Virt::Event> can have: that of an adapter like L<Sys::Virt::Event::Mojo>, libvirt's
+own, or an object of the program. It uses that module's public functions and nothing else of the loop.
+
+Events come through the loop, but calls wait for their answer, as everywhere in L<Sys::Virt>. A program that calls a
+server which hangs waits until keepalive breaks the connection.
+
+Times are in seconds, and may have a fraction, but for C<keepalive>.
+
+=head1 METHODS
+
+Mistakes are exceptions that start with C<Cannot make a connection:>, C<Cannot listen:> and so on, and name the place of
+the caller.
+
+=head2 new(%options)
+
+Returns a new connection at once. It is opened from the next pass of the loop on. It lives as long as the object: when
+the last reference is gone, the connection is closed. Dies with C<no event loop is registered> if none is.
+
+=over
+
+=item uri, readonly, auth, credlist, callback, flags
+
+As L<Sys::Virt/new> takes them.
+
+=item keepalive => [$seconds, $count]
+
+The server is asked for a sign of life when nothing has come for so many seconds, and given up after so many questions
+without an answer: see C<set_keep_alive> in L<Sys::Virt>. The default is C<[5, 3]>, that is about 20 seconds; both are
+integers. With 0 there are no such questions, and a server that hangs is not noticed. Drivers within libvirt have no
+need of it.
+
+=item connect_timeout => $seconds
+X<connect_timeout>
+
+How long the process that tries the connection first may take; 10 by default. It is a perl of its own, which is in a
+session without a terminal: ssh cannot ask for a password in it. It is killed, with all it has started, when the time is
+over.
+
+With 0 there is no such process. Then ssh can ask, and the loop waits for the server for as long as that takes.
+Drivers within libvirt (C<test:///default>, C<qemu:///embed>) are opened without it.
+
+A server that wants to know who we are has passed this test if C<auth> is given.
+
+=item reconnect => 0, or { %how }
+
+What happens when the connection cannot be opened or is lost. By default it is tried again, for ever. With 0 it is
+tried once. The waiting time doubles with each attempt that fails:
+
+  initial => 0.25    the first waiting time
+  max     => 30      the longest
+  jitter  => 0.2     each is longer or shorter by up to this part of it, at random
+  tries   => undef   how many attempts in a row may fail; undef: any number
+
+It goes back to C<initial> once a connection has lasted longer than C<max>.
+
+=back
+
+SIGPIPE: libvirt writes to servers that may have gone. If the program has set no C<$SIG{PIPE}>, C<new> sets it to a
+function that does nothing, as L<AnyEvent> and L<IO::Async> do.
+
+=head2 open()
+
+Opens the connection now, if it is not open, and returns the object. Dies if that fails, with C<Cannot open URI:> and the
+reason; then no further attempt is made unless C<open> is called again. The loop stands still meanwhile, for
+C<connect_timeout> and the time of the opening.
+
+=head2 close()
+
+Closes the connection, and ends what is under way to open it. Nothing of it remains registered with the loop, except
+where the program itself holds objects of it, as domains. Iterators end. Listeners stay, for C<open>. Returns nothing.
+
+=head2 virt()
+
+The L<Sys::Virt> object, or undef while the connection is not open. Do not keep it: it is another one after each
+reconnection.
+
+=head2 uri()
+
+As it was given to C<new>, else, once the connection has been open, what libvirt says.
+
+=head2 on($what, \%filter, $code)
+
+Calls the code for each event from now on. Returns an id for C<off>. C<$what> is one of
+
+  domain/lifecycle       one event of a class
+  domain/*               all of a class
+  *                      all of domains, networks, pools, devices and secrets
+  connection/opened      of the connection itself, see CONNECTION EVENTS
+  connection/*
+
+The classes are C<domain>, C<network>, C<pool>, C<device>, C<secret> and C<connection>. C<virt-events --list> shows their
+events: those that the installed L<Sys::Virt> knows, and C<state>. What the driver or the server does not have is left out
+silently.
+
+The filter is optional. Its keys are C<name>, C<uuid> and C<type> of the event. A value is a glob with C<*>, C<?> and C<[...]>,
+a C<qr//>, or a list of these, of which one must fit. An event has to fit all keys.
+
+The code, or an object that can be called like one, such as a condition variable of L<AnyEvent>, gets
+
+  $code->($conn, \%event, $object)
+
+this object, the event as L<Sys::Virt::Event::Record/THE RECORD> describes it, and the L<Sys::Virt> object that it is
+about. All listeners share the hash. They are called in the order in which they came.
+
+On a connection that is open C<on> may call the server, and dies if the server refuses, unless it does so because it
+does not have the event at all.
+
+=head2 once($what, \%filter, $code)
+
+The same, for one event.
+
+=head2 off($id)
+
+Ends it. Dies if there never was such an id. Returns nothing.
+
+=head2 snapshot()
+
+Asks the server for all objects, and returns a list of events, of the name C<state>. Their C<type> is the state of a
+domain (C<running>, C<paused>, C<shutoff> ...) or pool (C<running>, C<inactive> ...), C<active> or C<inactive> for a network,
+C<active> for a device, C<defined> for a secret. Dies if the connection is not open.
+
+Whenever the connection is opened, those who listen to C<domain/*>, C<domain/state> and so on get these before the first
+event: what happened while there was no connection shows in them.
+
+=head2 wait_state($name, $state, timeout => $seconds)
+
+Runs the loop until the domain is in that state, one of C<running>, C<blocked>, C<paused>, C<shutdown>, C<shutoff>, C<crashed>,
+C<pmsuspended> and C<nostate>. Returns true then, at once if it is so already. Returns false when the time is over, or
+somebody stops the loop. Without C<timeout> it takes as long as it takes. A domain that does not exist yet is waited for.
+
+A connection that is lost meanwhile is opened again. If it is lost for good, or closed, that is an exception; so is a
+call from inside a callback.
+
+=head2 events($what, \%filter)
+
+Returns an iterator: see L<Sys::Virt::Event::Connection::Iterator>. It has all events from now on, in their order, for
+code that would rather ask for the next one than be called.
+
+=head1 CONNECTION EVENTS
+
+=over
+
+=item connection/opened
+
+The connection is open. C<state> events follow, then events.
+
+=item connection/closed
+
+It was, and no longer is. C<args> has C<reason>, one of C<eof>, C<keepalive>, C<error> and C<client> (by C<close>), and
+C<reason_code>, libvirt's number for it.
+
+=item connection/retry
+
+An attempt has failed, C<args> says why in C<error>, and after how many seconds the next one follows in C<delay>. How many
+have failed in a row is C<failures>.
+
+=item connection/failed
+
+There will be no other attempt, for the reason in C<error>. If nobody listens to this, it is an exception of the loop: see
+below.
+
+=item connection/error
+
+A listener has died, or the server has refused to send an event. C<args> has the text in C<error>; the third
+argument of the listener is the exception itself.
+
+=back
+
+=head1 EXCEPTIONS
+
+When a listener dies, all others are called nevertheless. The exception goes to those who listen to C<connection/error>.
+If there are none, or if they die themselves, it takes the way that exceptions of callbacks take in the registered loop:
+with L<Sys::Virt::Event::Poll> it leaves C<run>, with L<Sys::Virt::Event::Mojo> it is an C<error> event, and so on. Where
+several die in one pass, all but the first are warnings.
+
+=head1 FORK
+
+The connection is of use in the process that has opened it only. In a child the object is silent, and its end there does
+no harm to the parent.
+
+=head1 LIMITS
+
+Sys::Virt 9.0 does not give back some memory: about 0.4 KiB for each event that a server refuses, which this class asks
+for once, and 0.2 KiB for each domain when a connection is opened that somebody listens to C<domain/state> of.
+
+Of the events C<BLOCK_JOB> and C<BLOCK_JOB_2>, both named C<block-job>, the first is asked for only where the server does not
+have the second: they tell the same.
+
+=head1 SEE ALSO
+
+L<Sys::Virt::Event::Record>, L<Sys::Virt::Event::Connection::Iterator>, L<virt-events>, L<Sys::Virt::Event>, L<Sys::Virt>.
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This program is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut

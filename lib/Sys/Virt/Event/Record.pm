@@ -296,3 +296,179 @@ sub _coder {
 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::Record - what an event of libvirt says, in names and words
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use Sys::Virt::Event::Poll -register;
+  use Sys::Virt::Event::Connection;
+
+  my $conn = Sys::Virt::Event::Connection->new(uri => 'test:///default')->open;
+  print Sys::Virt::Event::Record::json($_), "\n" for $conn->snapshot;
+
+=head1 DESCRIPTION
+
+L<Sys::Virt> gives the arguments of an event by position, as numbers, and documents some of them. This module makes a hash
+of them, in which each has a name, and what stands for something has a word. L<Sys::Virt::Event::Connection> gives these to
+its listeners, and L<virt-events> prints them.
+
+The words are those of libvirt's constants, in lower case, with hyphens: C<VIR_DOMAIN_EVENT_SUSPENDED_API_ERROR> has the
+C<type> C<suspended> and the C<detail> C<api-error>. They are taken from the constants of the installed Sys::Virt.
+
+=head1 THE RECORD
+
+All records have these keys:
+
+=over
+
+=item v
+
+1, the version of this list.
+
+=item time
+
+When it arrived here, in UTC: C<2026-11-22T06:41:15.197Z> (RFC 3339).
+
+=item seq
+
+A number that rises with each record of this process.
+
+=item uri
+
+Of the connection, as it was given. undef if none was given and the connection has not been open yet.
+
+=item class
+
+C<domain>, C<network>, C<pool>, C<device>, C<secret>, or C<connection>.
+
+=item event
+
+What happened: C<lifecycle>, C<reboot>, C<block-job> ... It is libvirt's name, without the 2 of C<BLOCK_JOB_2>. An object's state
+is C<state>. What C<connection> has is listed in L<Sys::Virt::Event::Connection/CONNECTION EVENTS>.
+
+=item event_id
+
+libvirt's number of the event in its class. undef for C<state> and those of C<connection>.
+
+=item name, uuid, id
+
+Of the object. The id is that of a domain, and undef while it is off. A device has no uuid. The name of a secret is its
+usage id. For C<connection> all are undef. Names are texts: their UTF-8 is decoded.
+
+=item args
+
+A hash of the arguments by name, empty for C<lifecycle> and C<state>.
+
+=back
+
+C<lifecycle> and C<state> have four more:
+
+=over
+
+=item type, detail
+
+What has become of it, and why: C<stopped> and C<destroyed>. undef where Sys::Virt has no word for it.
+
+=item type_code, detail_code
+
+The numbers that these stand for. undef where there are none: the state of a network has a word only.
+
+=back
+
+=head1 ARGUMENTS
+
+Where a word is named, its number is there, too, with C<_code> after the name. What is not listed has none. Of an event,
+or an argument, that is newer than this list, they are C<arg1>, C<arg2> and so on.
+
+  domain/agent-lifecycle            state (word), reason (word)
+  domain/balloon-change             actual (KiB)
+  domain/block-job                  dev (of BLOCK_JOB path), type (word), status (word)
+  domain/block-threshold            dev, path, threshold (bytes), excess (bytes)
+  domain/device-added               alias
+  domain/device-removal-failed      alias
+  domain/device-removed             alias
+  domain/disk-change                old, new, alias, reason (word)
+  domain/graphics                   phase (word), local, remote (each family (word), node, service), auth,
+                                    ids (list of type, name)
+  domain/io-error                   src, alias, action (word)
+  domain/io-error-reason            src, alias, action (word), reason
+  domain/job-completed              params
+  domain/memory-device-size-change  alias, size (KiB)
+  domain/memory-failure             recipient (word), action (word), flags (list of words)
+  domain/metadata-change            type (word), nsuri
+  domain/migration-iteration        iteration
+  domain/nic-mac-change             alias, old, new
+  domain/pmsuspend                  reason
+  domain/pmsuspend-disk             reason
+  domain/pmwakeup                   reason
+  domain/rtc-change                 utcoffset (seconds)
+  domain/tray-change                alias, reason (word)
+  domain/tunable                    params
+  domain/watchdog                   action (word)
+  network/metadata-change           type (word), nsuri
+
+=head1 FUNCTIONS
+
+None is exported.
+
+=head2 json($record)
+
+Returns it as a line of JSON in UTF-8, without the line end. The keys are in the order above, C<type> and so on before C<args>.
+Numbers are numbers. L<Cpanel::JSON::XS> is used if it is installed, else L<JSON::PP>.
+
+=head2 state_of($record)
+
+The state in which a C<state> or C<lifecycle> record of a domain leaves it: C<running>, C<paused> and so on; undef if it
+tells none.
+
+=head2 states()
+
+All such states.
+
+=head2 classes()
+
+The classes of objects that libvirt has events for.
+
+=head2 events_of($class)
+
+A list of hashes, one for each event of the class that the installed Sys::Virt knows. Each has C<class>, C<name> and C<id>.
+
+=head2 methods_of($class)
+
+The names of the methods of a L<Sys::Virt> object that register and deregister callbacks for the class.
+
+=head2 of_event($event, $uri, $object, @arguments)
+
+A record of what a callback has got. C<$event> is from C<events_of>.
+
+=head2 of_state($class, $uri, $object, $state, $reason)
+
+A record of an object's state, a number, or a word.
+
+=head2 of_connection($uri, $event, %args)
+
+A record of the connection itself.
+
+=head2 close_reason($number)
+
+The word for what a close callback is told.
+
+=head1 SEE ALSO
+
+L<Sys::Virt::Event::Connection>, L<virt-events>.
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This program is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut

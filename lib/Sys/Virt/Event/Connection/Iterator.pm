@@ -106,3 +106,77 @@ sub _serve {
 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::Connection::Iterator - the events of a connection, one after another
+
+=head1 SYNOPSIS
+
+  use strict;
+  use warnings;
+  use Sys::Virt::Event::Poll -register;
+  use Sys::Virt::Event::Connection;
+
+  my $conn = Sys::Virt::Event::Connection->new(uri => 'test:///default');
+  my $it = $conn->events('domain/lifecycle');
+  my $domain = $conn->open->virt->get_domain_by_name('test');
+  $domain->suspend;
+  $domain->resume;
+
+  my $again;
+  $it->next($again = sub {
+      my ($conn, $event, $domain) = @_;
+      print "$event->{name}: $event->{type}\n";
+      $event->{type} eq 'resumed' ? Sys::Virt::Event::registered()->stop : $it->next($again);
+  });
+  Sys::Virt::Event::registered()->run;
+  undef $again;
+
+=head1 DESCRIPTION
+
+C<< $conn->events($what, \%filter) >> of L<Sys::Virt::Event::Connection> makes it. From that moment on events wait in it
+until somebody asks for them. None falls between two questions. There is no limit to how many can wait.
+
+It holds its connection. It ends with C<cancel>, when the last reference to it is gone, and when the connection is closed
+by C<close> or lost for good. What waits in it then can still be taken.
+
+=head1 METHODS
+
+=head2 new($conn, $what, \%filter)
+
+Is what C<< $conn->events >> calls.
+
+=head2 next($code)
+
+Calls C<< $code->($conn, $event, $object) >> with the next event, now or when it comes; after the end, with the
+connection alone. Code that asks for the next event does not run inside itself, so it can do that any number of times.
+
+=head2 next_p()
+
+Returns a L<Mojo::Promise>, which is resolved with the same three values, or rejected after the end, with a text that
+starts with C<Cannot take the next event:>. Dies if L<Mojolicious> is not installed.
+
+=head2 next_f()
+
+The same with a L<Future>. If libvirt lives in the loop of L<IO::Async>, it is that loop's kind, so that C<get> and
+C<await> run the loop. A future that was cancelled takes no event. Dies if L<Future> is not installed.
+
+=head2 cancel()
+
+Ends it. Returns nothing.
+
+=head1 SEE ALSO
+
+L<Sys::Virt::Event::Connection>.
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This program is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut

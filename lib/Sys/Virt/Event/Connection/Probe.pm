@@ -112,3 +112,41 @@ sub cancel {
 sub DESTROY { $_[0]->cancel }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+Sys::Virt::Event::Connection::Probe - tries a libvirt connection in a process of its own
+
+=head1 DESCRIPTION
+
+For L<Sys::Virt::Event::Connection>, which documents what it does under C<connect_timeout>. It is not for other use.
+
+=head1 METHODS
+
+=head2 start(%options)
+
+Starts the process. C<uri> and C<flags> are Sys::Virt's, C<seconds> is how long it may take, C<auth> is true if a server that
+wants to know who we are has passed.
+
+=head2 watch($code)
+
+Calls the code once, from the loop: with undef, or with the reason why the connection cannot be opened.
+
+=head2 result()
+
+Waits for the process, and returns the same.
+
+=head2 cancel()
+
+Ends the process, and all it has started.
+
+=head1 AUTHOR AND LICENSE
+
+The Sys-Virt-Event developers. This program is free software; you can redistribute it and/or modify it under the same
+terms as Perl itself.
+
+=cut
