@@ -206,9 +206,19 @@ subtest 'a connection that is lost for good' => sub {
         $conn->open;
         push @$log, $conn->wait_state('test', 'running');
         undef $it;
+        $conn->close;
+        # A listener can open it again: then it is not lost.
+        my $again = connection($daemon->uri, reconnect => 0)->open;
+        my $events = $again->events('*');
+        my $is_back;
+        $again->once('connection/closed' => sub { $daemon->restart; $_[0]->open; $is_back = 1 });
+        $again->on('connection/failed' => sub { push @$log, 'failed all the same' });
+        $daemon->signal('KILL');
+        until_so($loop, sub { $is_back });
+        $events->next(sub { push @$log, $_[1] ? "again $_[1]{event}" : 'ended' });
+        undef $_ for $events, $again;
         # Nobody listens: it is an exception of the loop.
         my $silent = connection($daemon->uri, reconnect => 0)->open;
-        $conn->close;
         $daemon->signal('KILL');
         push @$log, exception_of { $loop->run_for(patience(LONG)) };
         $daemon->stop;
@@ -220,7 +230,7 @@ subtest 'a connection that is lost for good' => sub {
     like $gone, qr/\AFailed to connect socket/, 'libvirt\'s own reason';
     is_deeply \@log, [
         'opened ', 'state', ('event') x 6, 'closed ', 'failed it was closed: eof', ('end') x 3,
-        ('Cannot wait for a state: it was closed: eof') x 2, 'opened ', 1, 'closed ',
+        ('Cannot wait for a state: it was closed: eof') x 2, 'opened ', 1, 'closed ', 'again state',
         'Lost the connection to ' . $daemon->uri . ": it was closed: eof\n",
         'Lost the connection to ' . $daemon->uri . ": $gone\n",
     ], 'says so, ends iterators and waits' or diag explain \@log;

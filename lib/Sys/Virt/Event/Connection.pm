@@ -147,11 +147,12 @@ sub _next_delay {
     return sprintf('%.3f', $delay * (1 + $backoff->{jitter} * (rand(2) - 1))) + 0;
 }
 
+# Whoever hears of it may open the connection again.
 sub _fail {
     my ($self, $error) = @_;
     $self->{failure} = $error;
     $self->_tell('failed', undef, error => $error) or $self->_raise('Lost the connection to ' . $self->_title . ": $error\n");
-    $self->_end_iterators("the connection is lost for good: $error");
+    $self->_end_iterators("the connection is lost for good: $error") if defined $self->{failure};
     return;
 }
 
@@ -173,11 +174,13 @@ sub _open_virt {
     # Drivers within libvirt have none, and need none.
     eval { $virt->set_keep_alive(@{ $self->{keepalive} }) } if $self->{keepalive};
 
-    # The callback runs under locks of the connection, and libvirt may have events left to deliver.
+    # The callback runs under locks of the connection, and libvirt may have events left to deliver: those come in the
+    # next pass.
     Scalar::Util::weaken(my $weak = $self);
     my $on_close = Sys::Virt::Event::protect(sub {
         my (undef, $reason) = @_;
-        $weak->_after(0, sub { my ($self) = @_; $self->_lose($reason) if $self->{virt} }) if $weak;
+        my $lose = sub { my ($self) = @_; $self->_lose($reason) if $self->{virt} };
+        $weak->_after(0, sub { my ($self) = @_; $self->_after(0, $lose) }) if $weak;
     });
     $self->{has_close_callback} = defined _register($virt, 'register_close_callback', $on_close);
     $self->{version} = $virt->get_library_version;
@@ -202,13 +205,14 @@ sub _lose {
     my $word = Sys::Virt::Event::Record::close_reason($reason);
     my $backoff = $self->{reconnect};
     $self->_release;
+    $self->{failure} = 'it was closed: ' . ($word // "reason $reason") if !$backoff;
     if ($backoff) {
         # A server that takes connections and drops them is not to be asked all the time.
         $self->{step} = 0 if time - $self->{opened} > $backoff->{max};
         $self->_attempt_after($self->_next_delay);
     }
     $self->_tell('closed', undef, reason => $word, reason_code => $reason);
-    $self->_fail('it was closed: ' . ($word // "reason $reason")) if !$backoff;
+    $self->_fail($self->{failure}) if defined $self->{failure};
     return;
 }
 

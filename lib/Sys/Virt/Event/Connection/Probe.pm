@@ -32,6 +32,8 @@ my @ASKS = (
     Sys::Virt::Error::ERR_AUTH_FAILED(), Sys::Virt::Error::ERR_AUTH_CANCELLED(), Sys::Virt::Error::ERR_AUTH_UNAVAILABLE(),
 );
 
+sub CLONE_SKIP { 1 }
+
 # uri, flags; seconds: how long it may take; auth: whether somebody here can say who we are.
 sub start {
     my ($class, %opt) = @_;
