@@ -106,6 +106,13 @@ sub events_of {
     return @$known;
 }
 
+# The types of the lifecycle events of a class that the installed Sys::Virt knows.
+sub types_of {
+    my ($class) = @_;
+    my $names = _constants($CLASS{$class}{package}, qr/\AEVENT_([A-Z]+)\z/);
+    return map { _word($names->{$_}) } sort { $a <=> $b } keys %$names;
+}
+
 # BLOCK_JOB_2 tells by device what BLOCK_JOB tells by path: both are block jobs.
 sub _event {
     my ($class, $id, $constant) = @_;
