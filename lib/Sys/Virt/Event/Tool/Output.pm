@@ -1,0 +1,101 @@
+package Sys::Virt::Event::Tool::Output;
+use 5.016;
+use strict;
+use warnings;
+
+our $VERSION = '0.001';
+
+use Errno ();
+use IO::Poll ();
+use POSIX ();
+use Sys::Virt::Event ();
+use Time::HiRes ();
+
+# Standard output for a program that lives in an event loop. What its reader does not take yet waits here while the loop
+# goes on, so that servers still get their answers; from a certain amount on, all waits. The file's flags are not
+# touched, others may share it: a write is no larger than what a pipe that has room at all takes at once.
+
+use constant {
+    MOST_WAITING => 64 * 1024 * 1024,    # bytes
+    PIECE        => POSIX::PIPE_BUF(),
+};
+
+# failed: called with errno, once, when nobody reads any more or nothing can be written. signals: a handle; something to
+# read there ends all waiting.
+sub new {
+    my ($class, $handle, %opt) = @_;
+    my $fd = fileno $handle;
+    my $self = bless { %opt, handle => $handle, fd => $fd, waiting => '', is_file => -f $handle || 0 }, $class;
+    # A reader that has gone is not to be noticed at the next event only.
+    $self->{hangup} = Sys::Virt::Event::add_handle($fd,
+        Sys::Virt::Event::HANDLE_ERROR() | Sys::Virt::Event::HANDLE_HANGUP(), sub { $self->_fail(Errno::EPIPE()) })
+        if !$self->{is_file};
+    return $self;
+}
+
+sub put {
+    my ($self, $bytes) = @_;
+    return if $self->{has_failed};
+    $self->{waiting} .= $bytes;
+    $self->_write if !$self->{writable};
+    1 while length $self->{waiting} > MOST_WAITING && $self->_wait(-1);
+    return;
+}
+
+# Waits until all is written; with a number of seconds, so long at most. Returns how many bytes are left.
+sub finish {
+    my ($self, $seconds) = @_;
+    my $end = defined $seconds ? Time::HiRes::time() + $seconds : undef;
+    while (length $self->{waiting}) {
+        my $ms = defined $end ? 1000 * ($end - Time::HiRes::time()) : -1;
+        last if defined $end && $ms <= 0 || !$self->_wait($ms);
+    }
+    Sys::Virt::Event::remove_handle($_) for grep { defined } delete @$self{qw(hangup writable)};
+    return length $self->{waiting};
+}
+
+# As much as can be written without waiting.
+sub _write {
+    my ($self) = @_;
+    while (length $self->{waiting}) {
+        last if !$self->{is_file} && IO::Poll::_poll(0, my $fd = $self->{fd}, my $events = IO::Poll::POLLOUT()) <= 0;
+        my $count = syswrite $self->{handle}, $self->{waiting}, $self->{is_file} ? length $self->{waiting} : PIECE;
+        if    (defined $count)               { substr $self->{waiting}, 0, $count, '' }
+        elsif ($!{EAGAIN})                   { last }
+        elsif (!$!{EINTR})                   { return $self->_fail($! + 0) }
+    }
+    $self->_watch(length $self->{waiting});
+    return;
+}
+
+# False when there is no more reason to wait.
+sub _wait {
+    my ($self, $ms) = @_;
+    my @polled = ($self->{fd}, IO::Poll::POLLOUT(), fileno $self->{signals}, IO::Poll::POLLIN());
+    my $count = IO::Poll::_poll($ms, @polled);
+    return 0 if $count > 0 && $polled[3];
+    $self->_write if $count > 0;
+    return !$self->{has_failed};
+}
+
+sub _watch {
+    my ($self, $is_waiting) = @_;
+    if ($is_waiting) {
+        $self->{writable}
+            //= Sys::Virt::Event::add_handle($self->{fd}, Sys::Virt::Event::HANDLE_WRITABLE(), sub { $self->_write });
+    } elsif (defined $self->{writable}) {
+        Sys::Virt::Event::remove_handle(delete $self->{writable});
+    }
+    return;
+}
+
+sub _fail {
+    my ($self, $errno) = @_;
+    return if $self->{has_failed}++;
+    $self->{waiting} = '';
+    $self->_watch(0);
+    $self->{failed}->($errno);
+    return;
+}
+
+1;
