@@ -429,8 +429,9 @@ sub _is_unsupported {
 # Returns how many it has reached.
 sub _deliver {
     my ($self, $record, $object) = @_;
+    my $name = "$record->{class}/$record->{event}";
     my $reached = 0;
-    for my $listener (@{ $self->_audience("$record->{class}/$record->{event}") }) {
+    for my $listener (@{ $self->{audience}{$name} // $self->_audience($name) }) {
         next if !$self->{listeners}{ $listener->{id} } || $listener->{filter} && !$listener->{filter}->($record);
         $self->off($listener->{id}) if $listener->{is_once};
         $reached++;

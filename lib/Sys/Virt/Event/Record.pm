@@ -34,6 +34,7 @@ my @CLASSES = (
     },
 );
 my %CLASS = map { $_->{name} => $_ } @CLASSES;
+my %STATES = map { $_->{name} => { package => $_->{package}, prefix => 'STATE' } } @CLASSES;
 
 # The arguments of each event, by the name of its EVENT_ID constant: the name of each, and where its number stands for
 # something, the names of the constants; or code. LIFECYCLE is apart.
@@ -86,7 +87,7 @@ my %STATE_AFTER = (
 );
 
 my $seq = 0;
-my (%names, %words, %events);
+my (%names, %events);
 
 sub classes { return map { $_->{name} } @CLASSES }
 
@@ -118,7 +119,7 @@ sub _event {
     my ($class, $id, $constant) = @_;
     return {
         class     => $class->{name}, id => $id, name => _word($constant =~ s/_\d+\z//r), package => $class->{package},
-        identity  => $class->{identity}, is_lifecycle => $constant eq 'LIFECYCLE', constant => $constant,
+        identity  => $class->{identity}, is_lifecycle => $constant eq 'LIFECYCLE', prefix => 'EVENT', constant => $constant,
         arguments => $ARGUMENTS{$constant} // [],
     };
 }
@@ -127,12 +128,9 @@ sub _event {
 
 sub of_event {
     my ($event, $uri, $object, @arguments) = @_;
-    my $record = _record($uri, $event->{class}, $event->{name}, $event->{id}, $event->{identity}->($object));
-    if ($event->{is_lifecycle}) {
-        _add_type($record, $event->{package}, 'EVENT', @arguments);
-    } else {
-        $record->{args} = _named($event, @arguments);
-    }
+    my $record = _record($uri, @$event{qw(class name id)}, $event->{identity}->($object));
+    return _add_type($record, $event, @arguments) if $event->{is_lifecycle};
+    $record->{args} = _named($event, @arguments);
     return $record;
 }
 
@@ -140,7 +138,7 @@ sub of_event {
 sub of_state {
     my ($class, $uri, $object, $state, $reason) = @_;
     my $record = _record($uri, $class, 'state', undef, $CLASS{$class}{identity}->($object));
-    return _add_type($record, $CLASS{$class}{package}, 'STATE', $state, $reason) if $state =~ /\A\d+\z/;
+    return _add_type($record, $STATES{$class}, $state, $reason) if $state =~ /\A\d+\z/;
     @$record{qw(type detail type_code detail_code)} = ($state, undef, undef, undef);
     return $record;
 }
@@ -154,23 +152,24 @@ sub of_connection {
 
 sub _record {
     my ($uri, $class, $event, $event_id, $name, $uuid, $id) = @_;
+    # libvirt's texts are UTF-8.
+    utf8::decode($name) if defined $name;
     return {
         v => 1, time => _time(), seq => ++$seq, uri => $uri, class => $class, event => $event, event_id => $event_id,
-        name => _text($name), uuid => $uuid, id => $id, args => {},
+        name => $name, uuid => $uuid, id => $id, args => {},
     };
 }
 
 # EVENT_STOPPED has its details in EVENT_STOPPED_*, STATE_PAUSED in STATE_PAUSED_*; other classes than domains have none.
 sub _add_type {
-    my ($record, $package, $prefix, $type, $detail) = @_;
-    my ($type_word, $detail_word) = @{
-        $words{$package}{$prefix}{$type}{ $detail // '' } //= do {
-            my $name = _constants($package, qr/\A${prefix}_([A-Z]+)\z/)->{$type};
-            my $more = defined $name && _constants($package, qr/\A${prefix}_\Q$name\E_(.+)\z/)->{ $detail // '' };
-            [map { $_ ? _word($_) : undef } $name, $more];
-        }
+    my ($record, $of, $type, $detail) = @_;
+    my $words = $of->{words}{$type}{ $detail // '' } //= do {
+        my ($package, $prefix) = @$of{qw(package prefix)};
+        my $name = _constants($package, qr/\A${prefix}_([A-Z]+)\z/)->{$type};
+        my $more = defined $name && _constants($package, qr/\A${prefix}_\Q$name\E_(.+)\z/)->{ $detail // '' };
+        [map { $_ ? _word($_) : undef } $name, $more];
     };
-    @$record{qw(type detail type_code detail_code)} = ($type_word, $detail_word, $type, $detail);
+    @$record{qw(type detail type_code detail_code)} = (@$words, $type, $detail);
     return $record;
 }
 
@@ -212,15 +211,19 @@ sub states {
 
 # RFC 3339, in UTC.
 sub _time {
-    state $second = -1;
-    state $stamp;
-    my ($now, $microseconds) = Time::HiRes::gettimeofday();
-    if ($now != $second) {
+    state $known = -1;
+    state $known_second = -1;
+    state ($second, $stamp);
+    my $ms = int 1000 * Time::HiRes::time();
+    return $stamp if $ms == $known;
+    my $now = int $ms / 1000;
+    if ($now != $known_second) {
         my ($s, $m, $h, $day, $month, $year) = gmtime $now;
-        $stamp  = sprintf '%04d-%02d-%02dT%02d:%02d:%02d', $year + 1900, $month + 1, $day, $h, $m, $s;
-        $second = $now;
+        $second = sprintf '%04d-%02d-%02dT%02d:%02d:%02d', $year + 1900, $month + 1, $day, $h, $m, $s;
+        $known_second = $now;
     }
-    return sprintf '%s.%03dZ', $stamp, $microseconds / 1000;
+    $known = $ms;
+    return $stamp = sprintf '%s.%03dZ', $second, $ms % 1000;
 }
 
 sub _word { return lc $_[0] =~ tr/_/-/r }
@@ -277,24 +280,31 @@ sub _memory_failure_flags {
 # JSON
 
 # One line of UTF-8. The keys are always in this order, and what is a number is one, even if it was printed meanwhile.
+# The words are ours, and have nothing to escape.
 sub json {
     my ($record) = @_;
     state $json = _coder();
-    my ($type, $args) = ('', $record->{args});
+    my ($time, $number, $uri, $class, $event, $event_id, $name, $uuid, $id, $args)
+        = @$record{qw(time seq uri class event event_id name uuid id args)};
+    $event_id //= 'null';
+    $id       //= 'null';
+    $uuid = defined $uuid ? qq("$uuid") : 'null';
+    $name = defined $name ? $json->encode($name) : 'null';
+    state $uris = {};
+    $uri = $uris->{ $uri // '' } //= $json->encode($uri);
+    $args = %$args ? $json->encode($args) : '{}';
+    my $typed = '';
     if (exists $record->{type}) {
-        $type = sprintf ',"type":%s,"detail":%s,"type_code":%s,"detail_code":%s', _quoted($record->{type}),
-            _quoted($record->{detail}), _number($record->{type_code}), _number($record->{detail_code});
+        my ($type, $detail, $type_code, $detail_code) = @$record{qw(type detail type_code detail_code)};
+        $type   = defined $type   ? qq("$type")   : 'null';
+        $detail = defined $detail ? qq("$detail") : 'null';
+        $type_code   //= 'null';
+        $detail_code //= 'null';
+        $typed = qq(,"type":$type,"detail":$detail,"type_code":$type_code,"detail_code":$detail_code);
     }
-    return sprintf '{"v":%d,"time":"%s","seq":%d,"uri":%s,"class":"%s","event":"%s","event_id":%s,"name":%s,"uuid":%s,'
-        . '"id":%s%s,"args":%s}', @$record{qw(v time seq)}, $json->encode($record->{uri}), @$record{qw(class event)},
-        _number($record->{event_id}), $json->encode($record->{name}), _quoted($record->{uuid}), _number($record->{id}),
-        $type, %$args ? $json->encode($args) : '{}';
+    return qq({"v":1,"time":"$time","seq":$number,"uri":$uri,"class":"$class","event":"$event","event_id":$event_id,)
+        . qq("name":$name,"uuid":$uuid,"id":$id$typed,"args":$args});
 }
-
-# A word of ours, which has nothing to escape.
-sub _quoted { return defined $_[0] ? qq("$_[0]") : 'null' }
-
-sub _number { return $_[0] // 'null' }
 
 sub _coder {
     my ($class) = grep { my $file = s{::}{/}gr . '.pm'; local $@; eval { require $file } } qw(Cpanel::JSON::XS JSON::PP);
