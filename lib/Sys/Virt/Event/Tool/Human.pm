@@ -46,7 +46,8 @@ sub line {
 
 sub _columns {
     my ($self, $record, $name, $text, $colour) = @_;
-    my @columns = (_local_time($record->{time}), sprintf('%-10s', $record->{class}), sprintf('%-14s', printable($name // '')));
+    $name = printable($name // '');
+    my @columns = (_local_time($record->{time}), sprintf('%-10s', $record->{class}), sprintf('%-14s', $name));
     splice @columns, 1, 0, sprintf('%-*s', $self->{uri_width}, printable($record->{uri})) if $self->{uri_width};
     $text = printable($text);
     $text = Term::ANSIColor::colored($text, $colour) if defined $colour;

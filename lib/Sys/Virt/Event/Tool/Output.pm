@@ -20,46 +20,61 @@ use constant {
     PIECE        => POSIX::PIPE_BUF(),
 };
 
-# failed: called with errno, once, when nobody reads any more or nothing can be written. signals: a handle; something to
-# read there ends all waiting.
+# failed: called with errno, once, when nobody reads any more or nothing can be written. signals: a reference to the
+# number of signals that came; one more ends all waiting.
 sub new {
     my ($class, $handle, %opt) = @_;
     my $fd = fileno $handle;
-    my $self = bless { %opt, handle => $handle, fd => $fd, waiting => '', is_file => -f $handle || 0 }, $class;
+    my $has_reader = -p $handle || -S $handle || -t $handle;
+    my $self = bless { %opt, handle => $handle, fd => $fd, waiting => '', has_reader => $has_reader }, $class;
     # A reader that has gone is not to be noticed at the next event only.
     $self->{hangup} = Sys::Virt::Event::add_handle($fd,
         Sys::Virt::Event::HANDLE_ERROR() | Sys::Virt::Event::HANDLE_HANGUP(), sub { $self->_fail(Errno::EPIPE()) })
-        if !$self->{is_file};
+        if $has_reader;
     return $self;
 }
 
 sub put {
     my ($self, $bytes) = @_;
     return if $self->{has_failed};
+    if (!$self->{has_reader} && $self->{waiting} eq '') {
+        my $count = syswrite $self->{handle}, $bytes;
+        return if ($count // 0) == length $bytes;
+        substr $bytes, 0, $count, '' if $count;
+    }
     $self->{waiting} .= $bytes;
     $self->_write if !$self->{writable};
-    1 while length $self->{waiting} > MOST_WAITING && $self->_wait(-1);
+    $self->_wait(MOST_WAITING) if length $self->{waiting} > MOST_WAITING;
     return;
 }
 
 # Waits until all is written; with a number of seconds, so long at most. Returns how many bytes are left.
 sub finish {
     my ($self, $seconds) = @_;
-    my $end = defined $seconds ? Time::HiRes::time() + $seconds : undef;
-    while (length $self->{waiting}) {
-        my $ms = defined $end ? 1000 * ($end - Time::HiRes::time()) : -1;
-        last if defined $end && $ms <= 0 || !$self->_wait($ms);
-    }
+    $self->_wait(0, $seconds);
     Sys::Virt::Event::remove_handle($_) for grep { defined } delete @$self{qw(hangup writable)};
     return length $self->{waiting};
+}
+
+# Until no more than so many bytes are left.
+sub _wait {
+    my ($self, $most, $seconds) = @_;
+    my $end = defined $seconds ? Time::HiRes::time() + $seconds : undef;
+    my $signals = ${ $self->{signals} };
+    while (length $self->{waiting} > $most && $signals == ${ $self->{signals} }) {
+        my $ms = defined $end ? 1000 * ($end - Time::HiRes::time()) : -1;
+        last if defined $end && $ms <= 0;
+        $self->_write if $self->_is_ready($ms);
+    }
+    return;
 }
 
 # As much as can be written without waiting.
 sub _write {
     my ($self) = @_;
     while (length $self->{waiting}) {
-        last if !$self->{is_file} && IO::Poll::_poll(0, my $fd = $self->{fd}, my $events = IO::Poll::POLLOUT()) <= 0;
-        my $count = syswrite $self->{handle}, $self->{waiting}, $self->{is_file} ? length $self->{waiting} : PIECE;
+        last if $self->{has_reader} && !$self->_is_ready(0);
+        my $count = syswrite $self->{handle}, $self->{waiting}, $self->{has_reader} ? PIECE : length $self->{waiting};
         if    (defined $count)               { substr $self->{waiting}, 0, $count, '' }
         elsif ($!{EAGAIN})                   { last }
         elsif (!$!{EINTR})                   { return $self->_fail($! + 0) }
@@ -68,14 +83,9 @@ sub _write {
     return;
 }
 
-# False when there is no more reason to wait.
-sub _wait {
+sub _is_ready {
     my ($self, $ms) = @_;
-    my @polled = ($self->{fd}, IO::Poll::POLLOUT(), fileno $self->{signals}, IO::Poll::POLLIN());
-    my $count = IO::Poll::_poll($ms, @polled);
-    return 0 if $count > 0 && $polled[3];
-    $self->_write if $count > 0;
-    return !$self->{has_failed};
+    return IO::Poll::_poll($ms, my $fd = $self->{fd}, my $events = IO::Poll::POLLOUT()) > 0;
 }
 
 sub _watch {
