@@ -228,11 +228,13 @@ sub _time {
 
 sub _word { return lc $_[0] =~ tr/_/-/r }
 
-# libvirt's texts are UTF-8.
+# libvirt's texts are UTF-8. A number must not become one of them.
 sub _text {
-    my ($bytes) = @_;
-    utf8::decode($bytes) if defined $bytes;
-    return $bytes;
+    my ($value) = @_;
+    my $text = $value;
+    return $value if !defined $text || $text !~ /[^\x00-\x7f]/;
+    utf8::decode($text);
+    return $text;
 }
 
 sub _plain {
