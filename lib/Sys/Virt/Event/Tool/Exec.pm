@@ -11,7 +11,7 @@ use Sys::Virt::Event ();
 
 # Runs a command for one text after the other, each with the text on its standard input, from within an event loop.
 
-# complain: called with a text when a run fails. idle: called when there is nothing left to do.
+# complain: called with a text when a run fails.
 sub new {
     my ($class, $command, %opt) = @_;
     pipe my $reader, my $writer or die "Cannot make a pipe: $!\n";
@@ -78,7 +78,6 @@ sub _reap {
     delete $self->{pid};
     $self->{complain}->("$self->{command}: " . ($signal ? "killed by signal $signal" : "exit status $status")) if $?;
     $self->_next;
-    $self->{idle}->() if $self->is_idle;
     return;
 }
 

@@ -33,14 +33,21 @@ sub new {
     my ($class, %opt) = @_;
     my @uris = @{ $opt{uris} };
     my $width = @uris > 1 ? List::Util::max(map { length } @uris) : undef;
-    return bless { has_colour => $opt{has_colour}, uri_width => $width }, $class;
+    my $self = bless { uri_width => $width, colours => {} }, $class;
+    return $self if !$opt{has_colour};
+    # Whoever asked for colours gets them.
+    delete local $ENV{NO_COLOR};
+    my %code = map { $_ => Term::ANSIColor::color($_) } values %COLOUR, 'reset';
+    $self->{colours} = { map { $_ => $code{ $COLOUR{$_} } } keys %COLOUR };
+    $self->{reset} = $code{reset};
+    return $self;
 }
 
 # UTF-8, with its end.
 sub line {
     my ($self, $record) = @_;
     my $name = $record->{class} eq 'connection' && !$self->{uri_width} ? $record->{uri} : $record->{name};
-    my $colour = $self->{has_colour} ? $COLOUR{ $record->{type} // $record->{event} } : undef;
+    my $colour = $self->{colours}{ $record->{type} // $record->{event} };
     return $self->_columns($record, $name, _text($record), $colour);
 }
 
@@ -50,7 +57,7 @@ sub _columns {
     my @columns = (_local_time($record->{time}), sprintf('%-10s', $record->{class}), sprintf('%-14s', $name));
     splice @columns, 1, 0, sprintf('%-*s', $self->{uri_width}, printable($record->{uri})) if $self->{uri_width};
     $text = printable($text);
-    $text = Term::ANSIColor::colored($text, $colour) if defined $colour;
+    $text = "$colour$text$self->{reset}" if defined $colour;
     my $line = join('  ', @columns, $text) . "\n";
     utf8::encode($line);
     return $line;

@@ -32,7 +32,9 @@ sub parse {
     return $self if grep { $self->{$_} } qw(help man version);
     die "Unexpected argument: $arguments[0]\n" if @arguments;
     $self->_check;
-    utf8::decode($_) for map { @{ $self->{$_} // [] } } @CLASSES;
+    for my $names (map { $self->{$_} // () } @CLASSES) {
+        utf8::decode($_) for @$names;
+    }
     $self->{selection} = Sys::Virt::Event::Tool::Selection->new(%$self);
     return $self;
 }

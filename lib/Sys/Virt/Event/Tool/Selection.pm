@@ -42,12 +42,11 @@ sub _classes {
 
 sub _check_words {
     my ($self) = @_;
-    my @classes = @{ $self->{classes} };
-    my @types = map { Sys::Virt::Event::Record::types_of($_) } @classes;
-    my @events = map { my $class = $_; map { ($_, "$class/$_") } _event_names($class) } @classes;
-    _check('event', $self->{event}, @events);
-    _check('type', $self->{type}, @types);
-    _check('not', $self->{not}, @classes, @events, @types, 'connection', map { ($_, "connection/$_") } @OF_CONNECTIONS);
+    _check('event', $self->{event}, map { _event_words($_) } @{ $self->{classes} });
+    _check('type', $self->{type}, map { Sys::Virt::Event::Record::types_of($_) } @{ $self->{classes} });
+    # What would not be shown anyway can be left out, too.
+    _check('not', $self->{not}, 'connection', (map { ($_, "connection/$_") } @OF_CONNECTIONS),
+        map { ($_, _event_words($_), Sys::Virt::Event::Record::types_of($_)) } @CLASSES);
     return;
 }
 
@@ -62,6 +61,8 @@ sub _check {
 sub _is_in { my ($word, @words) = @_; return List::Util::any { $_ eq $word } @words }
 
 sub _event_names { return List::Util::uniq(map { $_->{name} } Sys::Virt::Event::Record::events_of($_[0])) }
+
+sub _event_words { my ($class) = @_; return map { ($_, "$class/$_") } _event_names($class) }
 
 # What to listen to on a connection: pairs of CLASS/EVENT and a filter. What cannot pass is not among it.
 sub events {
