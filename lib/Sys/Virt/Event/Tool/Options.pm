@@ -11,18 +11,19 @@ use Sys::Virt::Event::Tool::Selection ();
 
 # What the command line of virt-events says. What it says wrongly is an exception: a text for its user.
 
-use constant MAX_TIMEOUT => 2_000_000;    # seconds; libvirt's timers take an int of milliseconds
+use constant MAX_TIMEOUT => 1_000_000;    # seconds; libvirt's timers take an int of milliseconds
 
 my @CLASSES = Sys::Virt::Event::Record::classes();
 my @DEFINITIONS = (
     'connect|c=s@', 'rw', (map { "$_=s@" } 'class', @CLASSES, 'event', 'type', 'not'), 'list', 'json', 'format=s',
-    'color|colour=s', 'initial', 'until=s', 'count=i', 'timeout=f', 'reconnect!', 'retries=i', 'keepalive=s',
-    'connect-timeout=f', 'exec=s', 'demo', 'help|h', 'man', 'version',
+    'color|colour=s', 'initial', 'until=s', 'count=i', 'timeout=f', 'reconnect!', 'retries=i', 'retry-max=f',
+    'keepalive=s', 'connect-timeout=f', 'exec=s', 'demo', 'help|h', 'man', 'version',
 );
 
 sub parse {
     my ($class, @arguments) = @_;
-    my $self = bless { reconnect => 1, keepalive => '5x3', 'connect-timeout' => 10, color => 'auto' }, $class;
+    my %default = (reconnect => 1, 'retry-max' => 30, keepalive => '5x3', 'connect-timeout' => 10, color => 'auto');
+    my $self = bless \%default, $class;
     my @complaints;
     {
         local $SIG{__WARN__} = sub { push @complaints, @_ };
@@ -51,7 +52,7 @@ sub _check {
         die "--$name takes a number from 1\n" if $self->{$name} < 1;
     }
     _check_seconds($self, 'timeout', 0.001);
-    _check_seconds($self, 'connect-timeout', 0);
+    _check_seconds($self, $_, 0) for qw(connect-timeout retry-max);
     my @states = Sys::Virt::Event::Record::states();
     die "--until takes one of @states\n" if defined $self->{until} && !grep { $_ eq $self->{until} } @states;
     return;
@@ -76,13 +77,13 @@ sub uris {
 # For Sys::Virt::Event::Connection. Where somebody sits at the terminal, libvirt may ask for a password.
 sub of_connection {
     my ($self) = @_;
-    my $retries = $self->{retries};
+    my %backoff = (max => $self->{'retry-max'}, tries => $self->{retries});
     return (
         readonly        => !$self->{rw} && !$self->{demo} || 0,
         auth            => -t STDIN ? 1 : 0,
         keepalive       => $self->{keepalive} ? [split /x/, $self->{keepalive}] : undef,
         connect_timeout => $self->{'connect-timeout'},
-        reconnect       => !$self->{reconnect} || $self->{demo} ? 0 : defined $retries ? { tries => $retries } : 1,
+        reconnect       => !$self->{reconnect} || $self->{demo} ? 0 : \%backoff,
     );
 }
 
