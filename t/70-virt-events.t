@@ -132,6 +132,13 @@ subtest '--demo --json' => sub {
     conforms(@{ $r->{lines} });
 };
 
+subtest 'examples of JSON' => sub {
+    for my $file (qw(README script/virt-events)) {
+        my ($example) = text_of($file) =~ /^ +(\{"v".*?\}\})$/ms;
+        conforms($example =~ s/\n +//gr);
+    }
+};
+
 subtest 'arguments of all events are in the manual, and written as it says' => sub {
     my @known = grep { @{ $_->{arguments} } } map { Sys::Virt::Event::Record::events_of($_) } Sys::Virt::Event::Record::classes();
     @known = grep { $_->{constant} ne 'BLOCK_JOB' } @known;

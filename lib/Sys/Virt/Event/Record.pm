@@ -461,6 +461,10 @@ The classes of objects that libvirt has events for.
 
 A list of hashes, one for each event of the class that the installed Sys::Virt knows. Each has C<class>, C<name> and C<id>.
 
+=head2 types_of($class)
+
+The types of the lifecycle events of a class, as words.
+
 =head2 methods_of($class)
 
 The names of the methods of a L<Sys::Virt> object that register and deregister callbacks for the class.
