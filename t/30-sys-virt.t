@@ -254,14 +254,14 @@ make_path("$changed/Sys/Virt");
 {
     my $installed = fresh_perl('require Sys::Virt::Event; print $INC{"Sys/Virt/Event.pm"}', installed => 1)->{stdout};
     copy($installed, "$changed/Sys/Virt/Event.pm") or die "Cannot copy $installed: $!";
-    overwritten('Event.pm', qw(Sys::Virt::EventImpl Sys::Virt::Event::Poll));
+    overwritten('Event.pm', map { "Sys::Virt::$_" } qw(EventImpl Event::Poll Event::Connection));
     unlink "$changed/Sys/Virt/Event.pm" or die "Cannot unlink: $!";
 
     # Sys::Virt has this one since 9.5.
     open my $out, '>', "$changed/Sys/Virt/EventImpl.pm" or die "Cannot write: $!";
     print $out "package Sys::Virt::EventImpl; use warnings; sub add_handle { die 'must provide add_handle' } 1;\n";
     close $out or die "Cannot write: $!";
-    overwritten('EventImpl.pm', qw(Sys::Virt::Event Sys::Virt::Event::Poll));
+    overwritten('EventImpl.pm', map { "Sys::Virt::$_" } qw(Event Event::Poll Event::Connection));
 }
 sub overwritten {
     my ($file, @modules) = @_;

@@ -17,6 +17,7 @@ use Sys::Virt::Event ();
 use Sys::Virt::Event::Connection::Iterator ();
 use Sys::Virt::Event::Connection::Probe ();
 use Sys::Virt::Event::Record ();
+use Sys::Virt::EventImpl ();    # it knows if Sys::Virt::Event is the module of another distribution
 
 # What a connection has to tell of itself.
 my @OF_ITSELF = qw(opened closed retry failed error);
