@@ -18,11 +18,22 @@ use Sys::Virt::Event::Connection::Iterator ();
 use Sys::Virt::Event::Connection::Probe ();
 use Sys::Virt::Event::Record ();
 use Sys::Virt::EventImpl ();    # it knows if Sys::Virt::Event is the module of another distribution
+use Time::HiRes ();
 
 # What a connection has to tell of itself.
 my @OF_ITSELF = qw(opened closed retry failed error);
 
-sub CLONE_SKIP { 1 }
+# In another thread they are nothing. CLONE_SKIP would do that, but perl panics where weak references point to such
+# objects.
+my %alive;
+
+sub CLONE {
+    for my $self (grep { $_ } values %alive) {
+        bless $_, __PACKAGE__ . '::Elsewhere' for grep { $_ } delete $self->{virt}, $self;
+    }
+    %alive = ();
+    return;
+}
 
 # Options
 
@@ -35,8 +46,10 @@ my %BACKOFF = (initial => 0.25, max => 30, jitter => 0.2, tries => undef);
 sub new {
     my ($class, @options) = @_;
     my $self = bless { _with_defaults(\%DEFAULT, @options) }, $class;
-    my $backoff = $self->{reconnect};
-    $self->{reconnect} = $backoff ? { _with_defaults(\%BACKOFF, ref $backoff eq 'HASH' ? %$backoff : ()) } : undef;
+    my $reconnect = $self->{reconnect} || 0;
+    Carp::croak('Cannot make a connection: reconnect is none of 0, 1 and a reference to a hash')
+        if ref $reconnect ne 'HASH' && $reconnect !~ /\A[01]\z/;
+    $self->{reconnect} = $reconnect ? { _with_defaults(\%BACKOFF, ref $reconnect ? %$reconnect : ()) } : undef;
     $self->_check_options;
     Carp::croak('Cannot make a connection: no event loop is registered') if !defined Sys::Virt::Event::registered();
 
@@ -44,6 +57,7 @@ sub new {
     $SIG{PIPE} = sub { } if !defined $SIG{PIPE};
     @$self{qw(listeners audience iterators timers callbacks refused)} = map { {} } 1 .. 6;
     @$self{qw(last_id failures step process)} = (0, 0, 0, $$);
+    Scalar::Util::weaken($alive{ Scalar::Util::refaddr($self) } = $self);
     $self->_attempt_after(0);
     return $self;
 }
@@ -64,6 +78,7 @@ sub _check_options {
     Carp::croak('Cannot make a connection: keepalive is not [seconds, count]')
         if $keepalive && !(ref $keepalive eq 'ARRAY' && @$keepalive == 2 && !grep { !/\A[1-9]\d{0,8}\z/ } @$keepalive);
     _check_number('connect_timeout', $self->{connect_timeout}, 1_000_000);
+    Carp::croak('Cannot make a connection: flags is not a number') if ($self->{flags} // '') !~ /\A\d+\z/;
     return if !$backoff;
     _check_number($_, $backoff->{$_}, 1_000_000) for qw(initial max);
     _check_number('jitter', $backoff->{jitter}, 1);
@@ -89,15 +104,24 @@ sub open {
     $self->_stop_trying;
     my $error = $self->_wants_probe ? $self->_probe->result : undef;
     $error //= $self->_connect;
-    Carp::croak('Cannot open ', $self->_title, ": $error") if defined $error;
-    $self->_tell_opened;
-    return $self;
+    if (!defined $error) {
+        $self->_tell_opened;
+        return $self;
+    }
+    if ($self->{reconnect}) { $self->_attempt_after($self->_next_delay) }
+    else                    { $self->_give_up($error) }
+    Carp::croak('Cannot open ', $self->_title, ": $error");
 }
 
 # Drivers within libvirt take no time, and what is in them stays in this process.
+sub _has_server {
+    my ($self) = @_;
+    return ($self->{uri} // '') !~ m{\A(?:test:|[a-z]+:///embed\b)};
+}
+
 sub _wants_probe {
     my ($self) = @_;
-    return $self->{connect_timeout} > 0 && ($self->{uri} // '') !~ m{\A(?:test:|[a-z]+:///embed\b)};
+    return $self->{connect_timeout} > 0 && $self->_has_server;
 }
 
 sub _probe {
@@ -110,14 +134,15 @@ sub _probe {
 
 sub _attempt_after {
     my ($self, $seconds) = @_;
+    $self->_stop_trying;
     $self->{attempt} = $self->_after($seconds, sub { my ($self) = @_; delete $self->{attempt}; $self->_attempt });
-    delete $self->{failure};
     return;
 }
 
 sub _attempt {
     my ($self) = @_;
     return $self->_conclude($self->_connect) if !$self->_wants_probe;
+    local $@;
     my $probe = $self->{probe} = eval { $self->_probe } or return $self->_conclude(_text($@));
     Scalar::Util::weaken(my $weak = $self);
     $probe->watch(sub {
@@ -140,11 +165,11 @@ sub _conclude {
     return;
 }
 
-# Each twice as long as the one before, but not in step with those of others that have lost the same server.
+# Each is twice as long as the one before, but not in step with those of others that have lost the same server.
 sub _next_delay {
     my ($self) = @_;
     my $backoff = $self->{reconnect};
-    my $delay = List::Util::min($backoff->{max}, $backoff->{initial} * 2**$self->{step}++);
+    my $delay = List::Util::min($backoff->{max}, $backoff->{initial} * 2**List::Util::min(60, $self->{step}++));
     return sprintf('%.3f', $delay * (1 + $backoff->{jitter} * (rand(2) - 1))) + 0;
 }
 
@@ -153,7 +178,14 @@ sub _fail {
     my ($self, $error) = @_;
     $self->{failure} = $error;
     $self->_tell('failed', undef, error => $error) or $self->_raise('Lost the connection to ' . $self->_title . ": $error\n");
-    $self->_end_iterators("the connection is lost for good: $error") if defined $self->{failure};
+    $self->_give_up($error) if defined $self->{failure};
+    return;
+}
+
+sub _give_up {
+    my ($self, $error) = @_;
+    $self->{failure} = $error;
+    $self->_end_iterators("the connection is lost for good: $error");
     return;
 }
 
@@ -167,10 +199,12 @@ sub _connect {
     return $error;
 }
 
-# What the snapshot tells is told before the loop runs again, so before any event that comes now.
 sub _open_virt {
     my ($self) = @_;
+    my $last = List::Util::max(0, map { $_->{id} } Sys::Virt::Event::watches());
     my $virt = $self->{virt} = Sys::Virt->new(map { $_ => $self->{$_} } qw(uri readonly auth credlist callback flags));
+    $self->{process} = $$;
+    $self->{handles} = [$self->_has_server ? grep { $_ > $last } map { $_->{id} } _handles() : ()];
     $self->{uri} //= $virt->get_uri;
     # Drivers within libvirt have none, and need none.
     eval { $virt->set_keep_alive(@{ $self->{keepalive} }) } if $self->{keepalive};
@@ -178,25 +212,36 @@ sub _open_virt {
     # The callback runs under locks of the connection, and libvirt may have events left to deliver: those come in the
     # next pass.
     Scalar::Util::weaken(my $weak = $self);
+    my $number = ++$self->{number};
+    my $lose = sub { my ($self, $reason) = @_; $self->_lose($reason) if $self->{number} == $number };
     my $on_close = Sys::Virt::Event::protect(sub {
         my (undef, $reason) = @_;
-        my $lose = sub { my ($self) = @_; $self->_lose($reason) if $self->{virt} };
-        $weak->_after(0, sub { my ($self) = @_; $self->_after(0, $lose) }) if $weak;
+        return if !$weak || $weak->{number} != $number;
+        $weak->_after(0, sub { my ($self) = @_; $self->_after(0, sub { $lose->($_[0], $reason) }) });
     });
     $self->{has_close_callback} = defined _register($virt, 'register_close_callback', $on_close);
     $self->{version} = $virt->get_library_version;
-    $self->{trouble} = [$self->_adjust];
-    die "the server has closed it\n" if !$virt->is_alive;
+    my @trouble = $self->_ask_for_events;
     my $opened = Sys::Virt::Event::Record::of_connection($self->{uri}, 'opened');
-    $self->{snapshot} = [[$opened], map { $self->_states($_) } $self->_classes_with_state_wanted];
+    my ($states, @more_trouble) = $self->_wanted_states;
+    die "the server has closed it\n" if !$self->_is_alive;
+    @$self{qw(trouble news)} = ([@trouble, @more_trouble], [[$opened], @$states]);
     return;
 }
 
+sub _handles { return grep { $_->{kind} eq 'handle' } Sys::Virt::Event::watches() }
+
+# What is news when the connection is open: that it is, then what the snapshot shows, and then whatever has come meanwhile.
+# Whoever hears of it may run the loop, close the connection, and open it again.
 sub _tell_opened {
     my ($self) = @_;
     @$self{qw(failures opened)} = (0, time);
-    my ($trouble, $snapshot) = delete @$self{qw(trouble snapshot)};
-    $self->_deliver(@$_) for @$snapshot;
+    my ($number, $trouble) = ($self->{number}, delete $self->{trouble});
+    while (my $next = shift @{ $self->{news} }) {
+        $self->_deliver(@$next);
+        return if $self->{number} != $number;
+    }
+    delete $self->{news};
     $self->_report($_) for @$trouble;
     return;
 }
@@ -235,7 +280,7 @@ sub _stop_trying {
     $self->_cancel($_) for keys %{ $self->{timers} };
     my $probe = delete $self->{probe};
     $probe->cancel if $probe;
-    delete @$self{qw(attempt adjusting failure)};
+    delete @$self{qw(attempt failure)};
     return;
 }
 
@@ -243,9 +288,11 @@ sub _stop_trying {
 sub _release {
     my ($self) = @_;
     my $virt = delete $self->{virt} or return;
-    local ($@, $SIG{__DIE__});
+    local ($@, $!, $SIG{__DIE__});
     local $SIG{PIPE} = 'IGNORE';
-    delete @$self{qw(trouble snapshot)};
+    $self->{number}++;
+    delete @$self{qw(trouble news)};
+    $self->_hang_up;
     eval { $virt->unregister_close_callback } if delete $self->{has_close_callback};
     my $callbacks = $self->{callbacks};
     $self->{callbacks} = {};
@@ -257,9 +304,24 @@ sub _release {
     return;
 }
 
+# All that follows would wait for answers: for long if there are many, and for ever if the server hangs.
+sub _hang_up {
+    my ($self) = @_;
+    my %is_ours = map { $_ => 1 } @{ delete $self->{handles} };
+    return if !%is_ours || $self->{process} != $$;
+    for my $handle (grep { $is_ours{ $_->{id} } } _handles()) {
+        # Of the descriptor itself nothing here may be the owner.
+        CORE::open my $duplicate, '+<&', $handle->{fd} or next;
+        shutdown $duplicate, 2;
+    }
+    return;
+}
+
 sub DESTROY {
     my ($self) = @_;
-    return if ${^GLOBAL_PHASE} eq 'DESTRUCT' || ($self->{process} // 0) != $$;
+    return if ${^GLOBAL_PHASE} eq 'DESTRUCT';
+    delete $alive{ Scalar::Util::refaddr($self) };
+    return if ($self->{process} // 0) != $$;
     local ($@, $!, $?);
     $self->_stop_trying;
     $self->_release;
@@ -281,7 +343,7 @@ sub _listen {
     my $id = $listener->{id} = ++$self->{last_id};
     $self->{listeners}{$id} = $listener;
     $self->{audience} = {};
-    my ($error) = $self->{virt} ? $self->_adjust : ();
+    my ($error) = $self->{virt} ? $self->_ask_for_events : ();
     return $id if !defined $error;
     $self->off($id);
     Carp::croak("Cannot listen: $error");
@@ -293,13 +355,6 @@ sub off {
         if ($id // '') !~ /\A[1-9]\d*\z/ || $id > $self->{last_id};
     delete $self->{listeners}{$id} or return;
     $self->{audience} = {};
-    return if !$self->{virt};
-    # The next statement may well listen to the same.
-    $self->{adjusting} //= $self->_after(0, sub {
-        my ($self) = @_;
-        delete $self->{adjusting};
-        $self->_report($_) for $self->{virt} ? $self->_adjust : ();
-    });
     return;
 }
 
@@ -340,12 +395,14 @@ sub _matcher {
     my ($wanted) = @_;
     return $wanted if ref $wanted eq 'Regexp';
     if (ref $wanted eq 'ARRAY') {
-        my @any = map { _matcher($_) } @$wanted;
-        return @any ? do { my $any = join '|', @any; qr/$any/ } : qr/(?!)/;
+        my $any = join '|', map { _matcher($_) } @$wanted;
+        return @$wanted ? qr/$any/ : qr/(?!)/;
     }
     my %meaning = ('*' => '.*', '?' => '.');
-    my $pattern = ($wanted // '') =~ s{(\[[^]]+\]|.)}{ $meaning{$1} // (length $1 > 1 ? $1 =~ s/\A\[!/[^/r : quotemeta $1) }gers;
-    return qr/\A$pattern\z/s;
+    my $pattern = _decoded($wanted // '')
+        =~ s{(\[[^]]+\]|.)}{ $meaning{$1} // (length $1 > 1 ? $1 =~ s/\A\[!/[^/r : quotemeta $1) }gers;
+    local $@;
+    return eval { no warnings; qr/\A$pattern\z/s } // Carp::croak("Cannot listen: $wanted is not a glob");
 }
 
 # Whoever is to hear of an event.
@@ -356,16 +413,13 @@ sub _audience {
         //= [grep { $name =~ $_->{pattern} } map { $listeners->{$_} } sort { $a <=> $b } keys %$listeners];
 }
 
-# Has libvirt send what somebody listens to, and nothing else. Returns what went wrong, but for a connection that is gone:
-# the loop is about to tell that, and another will follow.
-sub _adjust {
+# Has libvirt send what somebody listens to. What nobody listens to any more goes on to come: to stop it is a call, which
+# waits for an answer. Returns what went wrong, but for a connection that is gone: the loop is about to tell that, and
+# another will follow.
+sub _ask_for_events {
     my ($self) = @_;
     my %wanted = map { $self->_wanted_of($_) } Sys::Virt::Event::Record::classes();
     my $callbacks = $self->{callbacks};
-    for my $key (grep { !$wanted{$_} } keys %$callbacks) {
-        my ($deregister, $id) = @{ delete $callbacks->{$key} };
-        eval { $self->{virt}->$deregister($id) };
-    }
     my @errors = map { $callbacks->{$_} ? () : $self->_register_event($_, $wanted{$_}) } sort keys %wanted;
     return @errors && $self->_is_alive ? @errors : ();
 }
@@ -390,7 +444,8 @@ sub _register_event {
     my $handler = Sys::Virt::Event::protect(sub {
         my (undef, $object, @arguments) = @_;
         my $self = $weak or return;
-        $self->_deliver(Sys::Virt::Event::Record::of_event($event, $self->{uri}, $object, @arguments), $object);
+        my $record = Sys::Virt::Event::Record::of_event($event, $self->{uri}, $object, @arguments);
+        $self->{news} ? push @{ $self->{news} }, [$record, $object] : $self->_deliver($record, $object);
     });
     local $@;
     my $id = _register($self->{virt}, $register, undef, $event->{id}, $handler);
@@ -409,6 +464,7 @@ sub _register_event {
 # the handlers do not look at theirs.
 sub _register {
     my ($virt, $method, @arguments) = @_;
+    local $SIG{__DIE__};
     my @result = eval { ($virt->$method(@arguments), 1) };
     undef $virt;
     if (!@result) { undef $_ for @arguments }
@@ -432,11 +488,13 @@ sub _deliver {
     my ($self, $record, $object) = @_;
     my $name = "$record->{class}/$record->{event}";
     my $reached = 0;
+    local $@;
     for my $listener (@{ $self->{audience}{$name} // $self->_audience($name) }) {
         next if !$self->{listeners}{ $listener->{id} } || $listener->{filter} && !$listener->{filter}->($record);
         $self->off($listener->{id}) if $listener->{is_once};
         $reached++;
-        eval { $listener->{code}->($self, $record, $object); 1 } or $self->_report($@, $record);
+        # The block is for handlers that say last.
+        { eval { $listener->{code}->($self, $record, $object); 1 } or $self->_report($@, $record) }
     }
     return $reached;
 }
@@ -471,9 +529,14 @@ sub snapshot {
     return @records;
 }
 
-sub _classes_with_state_wanted {
+# The states that somebody listens to, and what went wrong.
+sub _wanted_states {
     my ($self) = @_;
-    return grep { @{ $self->_audience("$_/state") } } Sys::Virt::Event::Record::classes();
+    my (@states, @errors);
+    for my $class (grep { @{ $self->_audience("$_/state") } } Sys::Virt::Event::Record::classes()) {
+        eval { push @states, $self->_states($class); 1 } or push @errors, "no $class/state: " . _text($@);
+    }
+    return (\@states, @errors);
 }
 
 # Each object of a class, with its state and the reason, or a word.
@@ -532,6 +595,7 @@ sub wait_state {
     Carp::croak('Cannot wait for a state: a callback is running, and no event comes before it returns')
         if Sys::Virt::Event::_callbacks_running();
 
+    $name = _decoded($name);
     my ($is_so, $failure) = (0, $self->{failure});
     my $see  = sub { my ($record) = @_; $is_so = 1 if (Sys::Virt::Event::Record::state_of($record) // '') eq $state };
     my @ids  = map { $self->on("domain/$_", { name => qr/\A\Q$name\E\z/ }, sub { $see->($_[1]) }) } qw(lifecycle state);
@@ -616,7 +680,11 @@ sub _text {
     my ($error) = @_;
     local $@;
     my $text = eval { $error->isa('Sys::Virt::Error') } ? $error->message : eval { "$error" } // 'an exception without a text';
-    $text =~ s/\s+\z//;
+    return _decoded($text =~ s/\s+\z//r);
+}
+
+sub _decoded {
+    my ($text) = @_;
     utf8::decode($text);
     return $text;
 }
@@ -672,13 +740,13 @@ each other then. It is done in the loop's next pass.
 
 =item *
 
-libvirt delivers events even to a connection that is being closed, and some versions get stuck in that. All callbacks
-are deregistered first.
+libvirt delivers events even to a connection that is being closed, and some versions get stuck in that. And while it
+closes one it waits for answers of the server. So the server is cut off first, and all callbacks are deregistered.
 
 =item *
 
 L<Sys::Virt> takes one callback for each event of a connection. Here any number can listen, and libvirt is asked for
-those events only that somebody listens to.
+those events only that somebody has listened to.
 
 =item *
 
@@ -690,7 +758,9 @@ It works in every loop that L<Sys::Virt::Event> can have: that of an adapter lik
 own, or an object of the program. It uses that module's public functions and nothing else of the loop.
 
 Events come through the loop, but calls wait for their answer, as everywhere in L<Sys::Virt>. A program that calls a
-server which hangs waits until keepalive breaks the connection.
+server which hangs waits for ever, and so does its loop: keepalive breaks a connection only while the loop runs. Of the
+methods below, C<open>, C<snapshot>, C<wait_state> and, on an open connection, C<on> and C<once> call the server.
+C<close> does not.
 
 Times are in seconds, and may have a fraction, but for C<keepalive>.
 
@@ -735,7 +805,7 @@ What happens when the connection cannot be opened or is lost. By default it is t
 tried once. The waiting time doubles with each attempt that fails:
 
   initial => 0.25    the first waiting time
-  max     => 30      the longest
+  max     => 30      no more doubling from here on
   jitter  => 0.2     each is longer or shorter by up to this part of it, at random
   tries   => undef   how many attempts in a row may fail; undef: any number
 
@@ -748,14 +818,15 @@ function that does nothing, as L<AnyEvent> and L<IO::Async> do.
 
 =head2 open()
 
-Opens the connection now, if it is not open, and returns the object. Dies if that fails, with C<Cannot open URI:> and the
-reason; then no further attempt is made unless C<open> is called again. The loop stands still meanwhile, for
-C<connect_timeout> and the time of the opening.
+Opens the connection now, if it is not open, and returns the object. The loop stands still meanwhile, for up to
+C<connect_timeout> and the time of the opening. Dies if that fails, with C<Cannot open URI:> and the reason. Attempts from
+the loop go on then if there is C<reconnect>.
 
 =head2 close()
 
-Closes the connection, and ends what is under way to open it. Nothing of it remains registered with the loop, except
-where the program itself holds objects of it, as domains. Iterators end. Listeners stay, for C<open>. Returns nothing.
+Closes the connection, and ends what is under way to open it. It does not wait for the server. Nothing of it remains
+registered with the loop, and objects of it that the program still has, as domains, are of no more use. Iterators end.
+Listeners stay, for C<open>. Returns nothing.
 
 =head2 virt()
 
@@ -863,8 +934,12 @@ several die in one pass, all but the first are warnings.
 
 =head1 FORK
 
-The connection is of use in the process that has opened it only. In a child the object is silent, and its end there does
-no harm to the parent.
+An open connection is of use in the process that has opened it only: see L<Sys::Virt::Event/FORK>. The end of the object in
+a child does the parent no harm. A child that runs the loop is told that the connection was closed, and opens one of its
+own. A connection that was made and not yet opened is opened in each process that runs the loop.
+
+Threads other than the one that owns the loop have no connections: what perl clones for them is of a class without
+methods.
 
 =head1 LIMITS
 
@@ -873,6 +948,8 @@ for once, and 0.2 KiB for each domain when a connection is opened that somebody 
 
 Of the events C<BLOCK_JOB> and C<BLOCK_JOB_2>, both named C<block-job>, the first is asked for only where the server does not
 have the second: they tell the same.
+
+Where libvirt's own loop is registered, its file descriptors are not known here. There C<close> does wait for the server.
 
 =head1 SEE ALSO
 

@@ -6,6 +6,7 @@ use warnings;
 our $VERSION = '0.001';
 
 use Carp ();
+use List::Util ();
 use Sys::Virt ();
 use Time::HiRes ();
 
@@ -153,7 +154,7 @@ sub of_connection {
 sub _record {
     my ($uri, $class, $event, $event_id, $name, $uuid, $id) = @_;
     # libvirt's texts are UTF-8.
-    utf8::decode($name) if defined $name;
+    defined && utf8::decode($_) for $name, $uri;
     return {
         v => 1, time => _time(), seq => ++$seq, uri => $uri, class => $class, event => $event, event_id => $event_id,
         name => $name, uuid => $uuid, id => $id, args => {},
@@ -244,13 +245,13 @@ sub _plain {
     return _text($value);
 }
 
-# The constants of a package whose name matches: value => the part in parentheses.
+# The constants of a package whose name matches: value => the part in parentheses. Of two for a value, the shorter says it.
 sub _constants {
     my ($package, $pattern) = @_;
     return $names{$package}{$pattern} //= do {
         no strict 'refs';
         my %found;
-        for my $symbol (sort keys %{"${package}::"}) {
+        for my $symbol (sort { length $a <=> length $b || $a cmp $b } keys %{"${package}::"}) {
             my ($name) = $symbol =~ $pattern or next;
             my $value = eval { $package->can($symbol)->() };
             $found{$value} //= $name if defined $value;
@@ -309,7 +310,8 @@ sub json {
 }
 
 sub _coder {
-    my ($class) = grep { my $file = s{::}{/}gr . '.pm'; local $@; eval { require $file } } qw(Cpanel::JSON::XS JSON::PP);
+    local ($@, $SIG{__DIE__});
+    my $class = List::Util::first(sub { my $file = s{::}{/}gr . '.pm'; eval { require $file } }, qw(Cpanel::JSON::XS JSON::PP));
     Carp::croak('Cannot write JSON: neither Cpanel::JSON::XS nor JSON::PP is installed') if !$class;
     return $class->new->utf8->canonical->allow_nonref;
 }

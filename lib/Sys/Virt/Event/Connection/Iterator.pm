@@ -12,8 +12,6 @@ use overload ();
 use Scalar::Util ();
 use Sys::Virt::Event ();
 
-sub CLONE_SKIP { 1 }
-
 # Events wait here for those who ask, or the other way round. $conn->events(...) makes it.
 sub new {
     my ($class, $conn, @what) = @_;
@@ -68,7 +66,7 @@ sub cancel {
 sub DESTROY {
     my ($self) = @_;
     return if ${^GLOBAL_PHASE} eq 'DESTRUCT';
-    local $@;
+    local ($@, $SIG{__DIE__});
     eval { $self->_end('it was cancelled') };
     return;
 }
@@ -99,8 +97,8 @@ sub _serve {
     while (@$asking && (@$events || defined $self->{ended})) {
         my $question = shift @$asking;
         next if $question->{is_over} && $question->{is_over}->();
-        if (@$events) { $question->{event}->($self->{conn}, @{ shift @$events }) }
-        else          { $question->{end}->($self->{conn}, $self->{ended}) }
+        my ($code, @answer) = @$events ? ($question->{event}, @{ shift @$events }) : ($question->{end}, $self->{ended});
+        eval { $code->($self->{conn}, @answer); 1 } or $self->{conn}->_report($@);
     }
     return;
 }

@@ -20,9 +20,12 @@ use strict;
 use warnings;
 use POSIX ();
 use Sys::Virt;
-my ($flags, $uri) = @ARGV;
+my ($seconds, $flags, $uri) = @ARGV;
+$SIG{ALRM} = 'DEFAULT';
+alarm $seconds;
 my $conn = eval { Sys::Virt->new(uri => $uri, flags => $flags) };
 my ($code, $text) = $conn ? (0, '') : ref $@ ? ($@->code, $@->message) : (-1, "$@");
+binmode STDOUT;
 syswrite STDOUT, "$code $text";
 POSIX::_exit(0);
 PERL
@@ -38,19 +41,46 @@ sub CLONE_SKIP { 1 }
 sub start {
     my ($class, %opt) = @_;
     pipe my $reader, my $writer or Carp::croak("Cannot make a pipe: $!");
-    my @program = ((map { "-I$_" } grep { !ref } @INC), '-e', $PROGRAM, $opt{flags}, defined $opt{uri} ? $opt{uri} : ());
-    defined(my $pid = fork) or Carp::croak("Cannot fork: $!");
+    my $pid = _fork() // Carp::croak("Cannot fork: $!");
     if (!$pid) {
-        POSIX::setsid();
-        CORE::open STDIN, '<', File::Spec->devnull;
-        POSIX::dup2(fileno $writer, 1);
-        no warnings 'exec';
-        exec {$^X} $^X, @program or POSIX::_exit(127);
+        # Whatever goes wrong here, this process does not go on with the program.
+        eval { _become($writer, \%opt) };
+        syswrite $writer, '-1 ' . ($@ || "Cannot run $^X: $!");
+        POSIX::_exit(127);
     }
+    # Perl leaves the first three descriptors open when their handles go.
+    POSIX::close(fileno $writer) if fileno $writer < 3;
     return bless {
         pid => $pid, process => $$, reader => $reader, end => Time::HiRes::time() + $opt{seconds},
         seconds => $opt{seconds}, auth => $opt{auth}, text => '', watches => [],
     }, $class;
+}
+
+# A signal that comes before exec is not for the program's handlers.
+sub _fork {
+    my ($all, $before) = map { POSIX::SigSet->new } 1 .. 2;
+    $all->fillset;
+    POSIX::sigprocmask(POSIX::SIG_BLOCK(), $all, $before);
+    my $pid = fork;
+    my $error = $!;
+    if (defined $pid && !$pid) {
+        $SIG{$_} = 'DEFAULT' for grep { defined $SIG{$_} && $SIG{$_} ne 'IGNORE' } keys %SIG;
+    }
+    POSIX::sigprocmask(POSIX::SIG_SETMASK(), $before);
+    $! = $error;
+    return $pid;
+}
+
+# Does not return, unless it fails. That perl and its libraries are where they are is nothing that a user has said.
+sub _become {
+    my ($output, $opt) = @_;
+    POSIX::setsid();
+    POSIX::dup2(fileno $output, 1);
+    POSIX::dup2(POSIX::open(File::Spec->devnull, POSIX::O_RDONLY()), 0);
+    my ($perl, @inc) = map { /(.*)/s } $^X, grep { !ref && length } @INC;
+    my @arguments = (POSIX::ceil($opt->{seconds}) + 1, $opt->{flags}, defined $opt->{uri} ? $opt->{uri} : ());
+    no warnings 'exec';
+    exec {$perl} $perl, (map { "-I$_" } @inc), '-e', $PROGRAM, @arguments;
 }
 
 # Calls the code from the event loop, once, with the reason why it cannot be opened, or undef.
@@ -93,7 +123,9 @@ sub _error {
     return "no answer within $self->{seconds} s" if !$self->{has_ended};
     my ($code, $text) = $self->{text} =~ /\A(-?\d+) (.*)\z/s or return 'the process that tried it has ended without an answer';
     return if !$code || $self->{auth} && grep { $_ == $code } @ASKS;
-    return $text =~ s/\s+\z//r;
+    $text =~ s/\s+\z//;
+    utf8::decode($text);
+    return $text;
 }
 
 # Ends it if it has not, and leaves nothing of it.
@@ -144,7 +176,7 @@ Waits for the process, and returns the same.
 
 =head2 cancel()
 
-Ends the process, and all it has started.
+Ends the process. If it has not answered yet, all that it has started is ended, too.
 
 =head1 AUTHOR AND LICENSE
 
