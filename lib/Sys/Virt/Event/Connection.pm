@@ -307,7 +307,7 @@ sub _release {
 # All that follows would wait for answers: for long if there are many, and for ever if the server hangs.
 sub _hang_up {
     my ($self) = @_;
-    my %is_ours = map { $_ => 1 } @{ delete $self->{handles} };
+    my %is_ours = map { $_ => 1 } @{ delete $self->{handles} // [] };
     return if !%is_ours || $self->{process} != $$;
     for my $handle (grep { $is_ours{ $_->{id} } } _handles()) {
         # Of the descriptor itself nothing here may be the owner.

@@ -250,6 +250,7 @@ sub _constants {
     my ($package, $pattern) = @_;
     return $names{$package}{$pattern} //= do {
         no strict 'refs';
+        local ($@, $SIG{__DIE__});
         my %found;
         for my $symbol (sort { length $a <=> length $b || $a cmp $b } keys %{"${package}::"}) {
             my ($name) = $symbol =~ $pattern or next;
