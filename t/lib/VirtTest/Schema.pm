@@ -17,15 +17,16 @@ my %LOOKS = (
 
 # When a key may be null, in the words of the manual.
 my %NULL = (
-    'never'                                    => sub { 0 },
-    'while nobody knows'                       => sub { $_[0]{class} eq 'connection' && $_[0]{event} ne 'opened' },
-    'of states and connections'                => sub { $_[0]{event} eq 'state' || $_[0]{class} eq 'connection' },
-    'of connections'                           => sub { $_[0]{class} eq 'connection' },
-    'of connections and devices'               => sub { $_[0]{class} =~ /\A(?:connection|device)\z/ },
-    'of what is not a running domain'          => \&_is_not_running,
-    'of states that libvirt has no numbers'    => sub { $_[0]{event} eq 'state' && $_[0]{class} !~ /\A(?:domain|pool)\z/ },
-    'of states that libvirt gives no reason'   => sub { $_[0]{event} eq 'state' && $_[0]{class} ne 'domain' },
-    'if Sys::Virt has no word for the code'    => sub { 1 },
+    'never'                                  => sub { 0 },
+    'while nobody knows'                     => sub { $_[0]{class} eq 'connection' && $_[0]{event} ne 'opened' },
+    'of states and connections'              => sub { $_[0]{event} eq 'state' || $_[0]{class} eq 'connection' },
+    'of connections'                         => sub { $_[0]{class} eq 'connection' },
+    'of connections and devices'             => sub { $_[0]{class} =~ /\A(?:connection|device)\z/ },
+    'of what is not a running domain'        => \&_is_not_running,
+    'of states that libvirt has no numbers'  =>
+        sub { $_[0]{event} eq 'state' && $_[0]{class} !~ /\A(?:domain|pool)\z/ },
+    'of states that libvirt gives no reason' => sub { $_[0]{event} eq 'state' && $_[0]{class} ne 'domain' },
+    'if Sys::Virt has no word for the code'  => sub { 1 },
 );
 
 sub new {
@@ -62,7 +63,8 @@ sub complaints {
     }
     my ($args, $types) = ($record->{args}, $self->arguments("$record->{class}/$record->{event}"));
     push @complaints, 'arguments' if join(' ', sort keys %$args) ne join ' ', sort keys %$types;
-    push @complaints, map { "args.$_" } grep { defined $args->{$_} && !_looks($types->{$_}, $args->{$_}) } sort keys %$types;
+    push @complaints, map { "args.$_" }
+        grep { defined $args->{$_} && !_looks($types->{$_}, $args->{$_}) } sort keys %$types;
     return map { "$_ of $line" } @complaints;
 }
 
@@ -83,7 +85,8 @@ sub _null {
 # A domain that has just started has an id; one that ends may still have it.
 sub _is_not_running {
     my ($record) = @_;
-    return $record->{class} ne 'domain' || ($record->{type} // '') !~ /\A(?:started|running|suspended|resumed|paused)\z/;
+    my $type = $record->{type} // '';
+    return $record->{class} ne 'domain' || $type !~ /\A(?:started|running|suspended|resumed|paused)\z/;
 }
 
 1;
