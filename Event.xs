@@ -1,6 +1,7 @@
 /* Arguments in, one call into src/, result or exception out. */
 #include "src/sve_perl.h"
 #include "src/argument.h"
+#include "src/breaker.h"
 #include "src/callback.h"
 #include "src/default_loop.h"
 #include "src/ev_loop.h"
@@ -172,6 +173,25 @@ drain(seconds = -1)
     sve_seconds seconds
   CODE:
     RETVAL = sve_drain(aTHX_ cv, seconds);
+  OUTPUT:
+    RETVAL
+
+void
+_hang_up(sve_id first, sve_id last)
+  CODE:
+    sve_bridge_hang_up(first, last);
+
+bool
+_limit_calls(sve_seconds seconds, sve_id first, sve_id last)
+  CODE:
+    RETVAL = sve_breaker_start(seconds, first, last);
+  OUTPUT:
+    RETVAL
+
+bool
+_end_limit()
+  CODE:
+    RETVAL = sve_breaker_stop();
   OUTPUT:
     RETVAL
 

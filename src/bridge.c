@@ -38,6 +38,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -956,6 +957,17 @@ void sve_bridge_list_free(sve_watch **list, size_t count)
     for (size_t i = 0; i < count; i++)
         sve_watch_unref(list[i]);
     free(list);
+}
+
+/* Under the lock libvirt cannot remove the handle, and close the socket, meanwhile. */
+void sve_bridge_hang_up(int first, int last)
+{
+    lock();
+    for (size_t i = 0; core.table.buckets && i < core.table.size; i++)
+        for (const sve_watch *watch = core.table.buckets[i]; watch; watch = watch->next_in_bucket)
+            if (watch->kind == SVE_HANDLE && watch->claim && watch->id >= first && watch->id <= last)
+                shutdown(watch->fd, SHUT_RDWR);
+    unlock();
 }
 
 sve_census sve_bridge_census(void)

@@ -77,6 +77,9 @@ sve_watch **sve_bridge_list(size_t *count);
 void sve_bridge_list_free(sve_watch **list, size_t count);
 int sve_bridge_value(sve_watch *watch);
 
+/* Shuts down the sockets of libvirt's handles with ids in this range. Any thread. */
+void sve_bridge_hang_up(int first, int last);
+
 /* Adds a timer through libvirt that exists only to be refused. Who answers? */
 typedef enum { SVE_NOBODY, SVE_US, SVE_OTHERS } sve_registrant;
 sve_registrant sve_bridge_probe(void);

@@ -70,6 +70,32 @@ for my $end ('close', 'undef', 'off') {
 
 is_deeply [in_loop(sub {
     my ($loop, $log) = @_;
+    my $hung = Test::Sys::Virt::EventImpl::Daemon->start;
+    my %calls = (
+        on       => sub { $_[0]->on('*' => sub { }) },
+        snapshot => sub { $_[0]->snapshot },
+        wait     => sub { $_[0]->wait_state('test', 'paused', timeout => 0.1) },
+        open     => sub { $_[0]->close; $_[0]->open },
+    );
+    for my $call (sort keys %calls) {
+        my $conn = connection($hung->uri, connect_timeout => 0.5, keepalive => 0)->open;
+        $hung->signal('STOP');
+        no warnings 'redefine';
+        # The time between the process that tries and the connection.
+        local *Sys::Virt::Event::Connection::_wants_probe = sub { 0 };
+        my $error = exception_of { $calls{$call}->($conn) };
+        push @$log, ($error // 'returns') =~ s/ at \Q$0\E line \d+\.\n//r =~ s/test\+\S+/URI/r;
+        $hung->signal('CONT');
+        $loop->run_for(0.05);
+        undef $conn;
+    }
+    push @$log, left();
+})], [
+    'returns', 'Cannot open URI no answer within 0.5 s', 'Cannot take a snapshot of URI no answer within 0.5 s', 'returns', '',
+], 'calls to a server that hangs end';
+
+is_deeply [in_loop(sub {
+    my ($loop, $log) = @_;
     my $conn = connection('test+unix:///default?socket=/nonexistent');
     my $it = $conn->events('*');
     $it->next(sub { push @$log, 'end' });

@@ -20,6 +20,9 @@ use Sys::Virt::Event::Record ();
 use Sys::Virt::EventImpl ();    # it knows if Sys::Virt::Event is the module of another distribution
 use Time::HiRes ();
 
+# libvirt's ids end here.
+use constant LAST_ID => 2**31 - 1;
+
 # What a connection has to tell of itself.
 my @OF_ITSELF = qw(opened closed retry failed error);
 
@@ -193,18 +196,17 @@ sub _give_up {
 sub _connect {
     my ($self) = @_;
     local ($@, $SIG{__DIE__});
-    return if eval { $self->_open_virt; 1 };
+    my $first = 1 + _last_id();
+    return if eval { $self->_limited([$first, LAST_ID], sub { $self->_open_virt($first) }); 1 };
     my $error = _text($@);
     $self->_release;
     return $error;
 }
 
 sub _open_virt {
-    my ($self) = @_;
-    my $last = List::Util::max(0, map { $_->{id} } Sys::Virt::Event::watches());
+    my ($self, $first) = @_;
     my $virt = $self->{virt} = Sys::Virt->new(map { $_ => $self->{$_} } qw(uri readonly auth credlist callback flags));
-    $self->{process} = $$;
-    $self->{handles} = [$self->_has_server ? grep { $_ > $last } map { $_->{id} } _handles() : ()];
+    @$self{qw(process ids)} = ($$, [$first, _last_id()]);
     $self->{uri} //= $virt->get_uri;
     # Drivers within libvirt have none, and need none.
     eval { $virt->set_keep_alive(@{ $self->{keepalive} }) } if $self->{keepalive};
@@ -229,7 +231,20 @@ sub _open_virt {
     return;
 }
 
-sub _handles { return grep { $_->{kind} eq 'handle' } Sys::Virt::Event::watches() }
+sub _last_id { return List::Util::max(0, map { $_->{id} } Sys::Virt::Event::watches()) }
+
+# Runs code that calls the server. libvirt waits for answers without a limit, and the loop with it.
+sub _limited {
+    my ($self, $ids, $code) = @_;
+    my $seconds = $self->{connect_timeout};
+    return $code->() if !$self->_has_server || !$seconds || !Sys::Virt::Event::_limit_calls($seconds, @$ids);
+    my @result = eval { ($code->(), 1) };
+    my $error = $@;
+    die "no answer within $seconds s\n" if Sys::Virt::Event::_end_limit();
+    die $error if !@result;
+    pop @result;
+    return @result;
+}
 
 # What is news when the connection is open: that it is, then what the snapshot shows, and then whatever has come meanwhile.
 # Whoever hears of it may run the loop, close the connection, and open it again.
@@ -292,7 +307,9 @@ sub _release {
     local $SIG{PIPE} = 'IGNORE';
     $self->{number}++;
     delete @$self{qw(trouble news)};
-    $self->_hang_up;
+    # What follows would wait for answers: for long if there are many, and for ever if the server hangs.
+    my $ids = delete $self->{ids};
+    Sys::Virt::Event::_hang_up(@$ids) if $ids && $self->_has_server && $self->{process} == $$;
     eval { $virt->unregister_close_callback } if delete $self->{has_close_callback};
     my $callbacks = $self->{callbacks};
     $self->{callbacks} = {};
@@ -301,19 +318,6 @@ sub _release {
         eval { $virt->$deregister($id) };
     }
     undef $virt;
-    return;
-}
-
-# All that follows would wait for answers: for long if there are many, and for ever if the server hangs.
-sub _hang_up {
-    my ($self) = @_;
-    my %is_ours = map { $_ => 1 } @{ delete $self->{handles} // [] };
-    return if !%is_ours || $self->{process} != $$;
-    for my $handle (grep { $is_ours{ $_->{id} } } _handles()) {
-        # Of the descriptor itself nothing here may be the owner.
-        CORE::open my $duplicate, '+<&', $handle->{fd} or next;
-        shutdown $duplicate, 2;
-    }
     return;
 }
 
@@ -343,7 +347,8 @@ sub _listen {
     my $id = $listener->{id} = ++$self->{last_id};
     $self->{listeners}{$id} = $listener;
     $self->{audience} = {};
-    my ($error) = $self->{virt} ? $self->_ask_for_events : ();
+    local $@;
+    my ($error) = $self->{virt} ? eval { $self->_limited($self->{ids}, sub { $self->_ask_for_events }) } : ();
     return $id if !defined $error;
     $self->off($id);
     Carp::croak("Cannot listen: $error");
@@ -523,7 +528,8 @@ sub snapshot {
     my ($self) = @_;
     Carp::croak('Cannot take a snapshot of ', $self->_title, ': the connection is closed') if !$self->{virt};
     local ($@, $SIG{__DIE__});
-    my @records = eval { (map({ $_->[0] } map { $self->_states($_) } Sys::Virt::Event::Record::classes()), 1) };
+    my @classes = Sys::Virt::Event::Record::classes();
+    my @records = eval { (map({ $_->[0] } $self->_limited($self->{ids}, sub { map { $self->_states($_) } @classes })), 1) };
     Carp::croak('Cannot take a snapshot of ', $self->_title, ': ', _text($@)) if !@records;
     pop @records;
     return @records;
@@ -602,7 +608,7 @@ sub wait_state {
     push @ids, $self->on('connection/failed', sub { $failure = $_[1]{args}{error} });
     local $@;
     my $is_done = eval {
-        my @states = $self->{virt} ? eval { $self->_states('domain') } : ();
+        my @states = $self->{virt} ? eval { $self->_limited($self->{ids}, sub { $self->_states('domain') }) } : ();
         $see->($_->[0]) for grep { $_->[0]{name} eq $name } @states;
         _run_until(sub { $is_so || defined $failure || !$self->_is_trying }, $seconds);
         1;
@@ -759,8 +765,8 @@ own, or an object of the program. It uses that module's public functions and not
 
 Events come through the loop, but calls wait for their answer, as everywhere in L<Sys::Virt>. A program that calls a
 server which hangs waits for ever, and so does its loop: keepalive breaks a connection only while the loop runs. Of the
-methods below, C<open>, C<snapshot>, C<wait_state> and, on an open connection, C<on> and C<once> call the server.
-C<close> does not.
+methods below, C<open>, C<snapshot>, C<wait_state> and, on an open connection, C<on> and C<once> call the server. They wait
+for at most C<connect_timeout>, and then break the connection. C<close> does not wait.
 
 Times are in seconds, and may have a fraction, but for C<keepalive>.
 
@@ -792,9 +798,10 @@ X<connect_timeout>
 
 How long the process that tries the connection first may take; 10 by default. It is a perl of its own, which is in a
 session without a terminal: ssh cannot ask for a password in it. It is killed, with all it has started, when the time is
-over.
+over. The calls that this class makes on the connection itself get as much time.
 
-With 0 there is no such process. Then ssh can ask, and the loop waits for the server for as long as that takes.
+With 0 there is no such process, and no limit. Then ssh can ask, and the loop waits for the server for as long as that
+takes.
 Drivers within libvirt (C<test:///default>, C<qemu:///embed>) are opened without it.
 
 A server that wants to know who we are has passed this test if C<auth> is given.
@@ -949,7 +956,8 @@ for once, and 0.2 KiB for each domain when a connection is opened that somebody 
 Of the events C<BLOCK_JOB> and C<BLOCK_JOB_2>, both named C<block-job>, the first is asked for only where the server does not
 have the second: they tell the same.
 
-Where libvirt's own loop is registered, its file descriptors are not known here. There C<close> does wait for the server.
+Where libvirt's own loop is registered, its file descriptors are not known here. There C<close> does wait for the server,
+and calls have no limit.
 
 =head1 SEE ALSO
 
