@@ -195,7 +195,7 @@ sub wrong_numbers_of_arguments {
     for my $xsub (grep { !/CLONE|EventImpl|::register\z/ } @xsubs) {
         leakless($xsub, 'too many arguments', "Usage: $xsub", sub { $_[0]->((undef) x 12) });
     }
-    for my $xsub (grep { /EventImpl|::(?:add|update|remove)_|protect|_run|_free|_is|_warn|register\z/ } @xsubs) {
+    for my $xsub (grep { /EventImpl|::(?:add|update|remove)_|protect|_run_|_free|_is|_warn|register\z/ } @xsubs) {
         leakless($xsub, 'no arguments', "Usage: $xsub", sub { $_[0]->() });
     }
     return;
@@ -852,6 +852,39 @@ sub with_a_parent {
     return;
 }
 
+# What Connection has in C. The sockets are CApi's: libvirt's own, as far as can be seen here.
+sub with_calls_limited {
+    my $loop = Sys::Virt::Event::Poll->new->register;
+    works(_callbacks_running => 'none', sub { $_[0]->() and die "one runs\n" });
+    works(_limit_calls => 'and called off', sub { $_[0]->(10, 1, 2); Sys::Virt::Event::_end_limit() and die "hung up\n" });
+    works(_limit_calls => 'one inside the other', sub {
+        $_[0]->(10, 1, 2);
+        $_[0]->(10, 1, 2) and die "a second one\n";
+        Sys::Virt::Event::_end_limit();
+    });
+    works(_end_limit => 'of none', sub { $_[0]->() });
+    works(_end_limit => 'of one that is over', sub {
+        my @sockets = socket_pair();
+        my $id = CApi::add_handle($sockets[0], 1);
+        Sys::Virt::Event::_limit_calls(0.001, $id, $id);
+        sysread $sockets[1], my $text, 1 and die "not hung up\n";
+        $_[0]->() or die "not over\n";
+        CApi::remove_handle($id);
+        $loop->run_once(0);
+    });
+    works(_hang_up => 'a range', sub {
+        my @sockets = map { [socket_pair()] } 1 .. 3;
+        my @ids = map { CApi::add_handle($_->[0], 1) } @sockets;
+        $_[0]->($ids[1], $ids[1]);
+        $sockets[$_][1]->blocking(0) for 0 .. 2;
+        my @ends = map { sysread($_->[1], my $text, 1) // 'open' } @sockets;
+        "@ends" eq 'open 0 open' or die "@ends\n";
+        CApi::remove_handle($_) for @ids;
+        $loop->run_once(0);
+    });
+    return;
+}
+
 # What the adapters have in C.
 sub with_ev {
     works(_poll_fd => 'stdin', sub { $_[0]->(0, 3) });
@@ -882,7 +915,7 @@ sub with_ev {
 
 my %exercised;
 my @processes = (\&without_a_loop, \&after_others, \&with_an_object, \&with_the_default_loop, \&with_poll, \&with_a_parent,
-    \&with_ev);
+    \&with_ev, \&with_calls_limited);
 if ($Config{useithreads}) {
     push @processes, \&with_threads;
 } else {

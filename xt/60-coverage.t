@@ -33,6 +33,7 @@ my @REASONS = (
     ['src/callback.c', 'settle',
         'MY_CXT.settling = from - 1;      /* the frame that holds the lock asks again when it is left */',
         'a guard: see the line before'],
+    ['src/breaker.c', 'sve_breaker_start', 'return false;', 'no thread is to be had'],
     ['src/claim.c', 'new_mutex', 'return NULL;', 'memory is out'],
     ['src/claim.c', 'drop_mutex', 'return;', 'memory was out when it was made'],
     ['src/claim.c', 'sve_claim_new', 'return NULL;', 'memory is out'],
