@@ -15,7 +15,7 @@ use Time::HiRes ();
 my @CLASSES = (
     {
         name => 'domain', package => 'Sys::Virt::Domain', stem => 'domain_event',
-        identity => sub { my $id = $_[0]->get_id; ($_[0]->get_name, $_[0]->get_uuid_string, $id < 0 ? undef : $id) },
+        identity => sub { my $id = $_[0]->get_id; ($_[0]->get_name, _uuid($_[0]), $id < 0 ? undef : $id) },
     },
     {
         name => 'network', package => 'Sys::Virt::Network', stem => 'network_event',
@@ -89,6 +89,17 @@ my %STATE_AFTER = (
 
 my $seq = 0;
 my (%names, %events);
+
+# libvirt writes a UUID in the time of all the rest: those of late are kept.
+sub _uuid {
+    my ($object) = @_;
+    state %known;
+    my $bytes = $object->get_uuid;
+    return $known{$bytes} // do {
+        %known = () if keys %known >= 1000;
+        $known{$bytes} = $object->get_uuid_string;
+    };
+}
 
 sub classes { return map { $_->{name} } @CLASSES }
 
