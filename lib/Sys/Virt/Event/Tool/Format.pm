@@ -22,7 +22,7 @@ sub new {
 
 sub line {
     my ($self, $record) = @_;
-    my $line = join('', map { ref $_ ? _value($record, @$_) : $_ } @{ $self->{parts} }) . "\n";
+    my $line = join '', map { ref $_ ? _value($record, @$_) : $_ } @{ $self->{parts} };
     utf8::encode($line);
     return $line;
 }

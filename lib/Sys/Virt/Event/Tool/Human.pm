@@ -43,7 +43,7 @@ sub new {
     return $self;
 }
 
-# UTF-8, with its end.
+# UTF-8.
 sub line {
     my ($self, $record) = @_;
     my $name = $record->{class} eq 'connection' && !$self->{uri_width} ? $record->{uri} : $record->{name};
@@ -58,7 +58,7 @@ sub _columns {
     splice @columns, 1, 0, sprintf('%-*s', $self->{uri_width}, printable($record->{uri})) if $self->{uri_width};
     $text = printable($text);
     $text = "$colour$text$self->{reset}" if defined $colour;
-    my $line = join('  ', @columns, $text) . "\n";
+    my $line = join '  ', @columns, $text;
     utf8::encode($line);
     return $line;
 }
