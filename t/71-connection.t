@@ -211,6 +211,7 @@ is_deeply $state, {
 {
     package Thing;
     sub get_name        { return "h\xc3\xa4" }
+    sub get_uuid        { return 'sixteen bytes' }
     sub get_uuid_string { return 'uuid' }
     sub get_id          { return -1 }
     sub get_usage_id    { return 'usage' }

@@ -274,6 +274,13 @@ $_->{tool}->signal('TERM') for @watchers;
 is $_->{tool}->status, 0, 'SIGTERM ends it' for @watchers;
 is $_->{tool}->errors, '', 'nothing on stderr' for @watchers;
 @children = ();
+
+$mortal->restart;
+my $waiting = VirtTest::Tool->start(['-c', $mortal_uri]);
+like $waiting->line, qr/opened/, 'a daemon that stops';
+$mortal->signal('STOP');
+$waiting->signal('TERM');
+is $waiting->status, 0, '... does not hold up the end';
 $_->stop for $mortal, $hanging;
 
 # Memory
