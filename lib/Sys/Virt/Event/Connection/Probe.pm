@@ -41,7 +41,7 @@ sub CLONE_SKIP { 1 }
 sub start {
     my ($class, %opt) = @_;
     pipe my $reader, my $writer or Carp::croak("Cannot make a pipe: $!");
-    my $pid = _fork() // Carp::croak("Cannot fork: $!");
+    my $pid = fork_without_handlers() // Carp::croak("Cannot fork: $!");
     if (!$pid) {
         # Whatever goes wrong here, this process does not go on with the program.
         eval { _become($writer, \%opt) };
@@ -57,7 +57,7 @@ sub start {
 }
 
 # A signal that comes before exec is not for the program's handlers.
-sub _fork {
+sub fork_without_handlers {
     my ($all, $before) = map { POSIX::SigSet->new } 1 .. 2;
     $all->fillset;
     POSIX::sigprocmask(POSIX::SIG_BLOCK(), $all, $before);
@@ -160,6 +160,10 @@ Sys::Virt::Event::Connection::Probe - tries a libvirt connection in a process of
 For L<Sys::Virt::Event::Connection>, which documents what it does under C<connect_timeout>. It is not for other use.
 
 =head1 METHODS
+
+=head2 fork_without_handlers()
+
+A function: C<fork>, but that no handler in C<%SIG> runs in the child, however early a signal comes.
 
 =head2 start(%options)
 

@@ -8,6 +8,7 @@ our $VERSION = '0.001';
 use IO::Handle ();
 use POSIX ();
 use Sys::Virt::Event ();
+use Sys::Virt::Event::Connection::Probe ();
 
 # Runs a command for one text after the other, each with the text on its standard input, from within an event loop.
 
@@ -61,7 +62,7 @@ sub _start {
     $input->autoflush;
     print $input $text or die "Cannot write to a temporary file: $!\n";
     seek $input, 0, 0;
-    defined(my $pid = fork) or die "Cannot run $self->{command}: $!\n";
+    my $pid = Sys::Virt::Event::Connection::Probe::fork_without_handlers() // die "Cannot run $self->{command}: $!\n";
     return $pid if $pid;
     POSIX::setpgid(0, 0);
     POSIX::dup2(fileno $input, 0);
