@@ -240,7 +240,7 @@ is_deeply [in_loop(sub {
 })], [1, 1, 'started started started ', qq("name":"h\xc3\xa4"), qq("uri":"x:///h\xc3\xa4")], 'texts are UTF-8, wherever they come from';
 is(Sys::Virt::Event::Record::of_state('domain', $TEST, bless({}, 'Thing'), 7, 0)->{detail}, 'unknown',
     'of two words for a number the general one');
-{ package Thing; sub get_name { 'n' } sub get_uuid_string { 'u' } sub get_id { 1 } }
+{ package Thing; sub get_name { 'n' } sub get_uuid { "u" } sub get_uuid_string { "u" } sub get_id { 1 } }
 
 # Processes
 

@@ -180,7 +180,8 @@ sub _next_delay {
 sub _fail {
     my ($self, $error) = @_;
     $self->{failure} = $error;
-    $self->_tell('failed', undef, error => $error) or $self->_raise('Lost the connection to ' . $self->_title . ": $error\n");
+    $self->_tell('failed', undef, error => $error)
+        or $self->_raise('Lost the connection to ' . $self->_title . ": $error\n");
     $self->_give_up($error) if defined $self->{failure};
     return;
 }
@@ -246,7 +247,7 @@ sub _limited {
     return @result;
 }
 
-# What is news when the connection is open: that it is, then what the snapshot shows, and then whatever has come meanwhile.
+# What is news when the connection is open: that it is, then what the snapshot shows, then whatever has come meanwhile.
 # Whoever hears of it may run the loop, close the connection, and open it again.
 sub _tell_opened {
     my ($self) = @_;
@@ -284,7 +285,8 @@ sub close {
     $self->_release;
     if ($was_open) {
         my $reason = Sys::Virt::CLOSE_REASON_CLIENT();
-        $self->_tell('closed', undef, reason => Sys::Virt::Event::Record::close_reason($reason), reason_code => $reason);
+        my $word = Sys::Virt::Event::Record::close_reason($reason);
+        $self->_tell('closed', undef, reason => $word, reason_code => $reason);
     }
     $self->_end_iterators('the connection was closed');
     return;
@@ -343,9 +345,9 @@ sub _listen {
     my ($code) = @arguments;
     Carp::croak('Cannot listen: the last argument is not a code reference')
         if @arguments != 1 || !(ref $code eq 'CODE' || Scalar::Util::blessed($code) && overload::Method($code, '&{}'));
-    my $listener = { pattern => _pattern($what), filter => scalar _filter($filter), is_once => $is_once, code => $code };
-    my $id = $listener->{id} = ++$self->{last_id};
-    $self->{listeners}{$id} = $listener;
+    my @wanted = (pattern => _pattern($what), filter => scalar _filter($filter));
+    my $id = ++$self->{last_id};
+    $self->{listeners}{$id} = { id => $id, @wanted, is_once => $is_once, code => $code };
     $self->{audience} = {};
     local $@;
     my ($error) = $self->{virt} ? eval { $self->_limited($self->{ids}, sub { $self->_ask_for_events }) } : ();
@@ -377,7 +379,8 @@ sub _pattern {
         : (grep { $_ eq $class } @classes) ? ('state', map { $_->{name} } Sys::Virt::Event::Record::events_of($class))
         :   Carp::croak("Cannot listen: $class is none of ", join ', ', @classes, 'connection');
     return qr{\A$class/} if $event eq '*';
-    Carp::croak("Cannot listen: $class has no event $event, only ", join ', ', @events) if !grep { $_ eq $event } @events;
+    Carp::croak("Cannot listen: $class has no event $event, only ", join ', ', @events)
+        if !grep { $_ eq $event } @events;
     return qr{\A$class/$event\z};
 }
 
@@ -418,9 +421,9 @@ sub _audience {
         //= [grep { $name =~ $_->{pattern} } map { $listeners->{$_} } sort { $a <=> $b } keys %$listeners];
 }
 
-# Has libvirt send what somebody listens to. What nobody listens to any more goes on to come: to stop it is a call, which
-# waits for an answer. Returns what went wrong, but for a connection that is gone: the loop is about to tell that, and
-# another will follow.
+# Has libvirt send what somebody listens to. What nobody listens to any more goes on to come: to stop it is a call,
+# which waits for an answer. Returns what went wrong, but for a connection that is gone: the loop is about to tell that,
+# and another will follow.
 sub _ask_for_events {
     my ($self) = @_;
     my %wanted = map { $self->_wanted_of($_) } Sys::Virt::Event::Record::classes();
@@ -529,10 +532,10 @@ sub snapshot {
     Carp::croak('Cannot take a snapshot of ', $self->_title, ': the connection is closed') if !$self->{virt};
     local ($@, $SIG{__DIE__});
     my @classes = Sys::Virt::Event::Record::classes();
-    my @records = eval { (map({ $_->[0] } $self->_limited($self->{ids}, sub { map { $self->_states($_) } @classes })), 1) };
-    Carp::croak('Cannot take a snapshot of ', $self->_title, ': ', _text($@)) if !@records;
-    pop @records;
-    return @records;
+    my @states = eval { ($self->_limited($self->{ids}, sub { map { $self->_states($_) } @classes }), 1) };
+    Carp::croak('Cannot take a snapshot of ', $self->_title, ': ', _text($@)) if !@states;
+    pop @states;
+    return map { $_->[0] } @states;
 }
 
 # The states that somebody listens to, and what went wrong.
@@ -557,7 +560,8 @@ my %STATES = (
     },
     pool    => sub {
         my ($virt) = @_;
-        return map { my $info = eval { $_->get_info }; $info ? [$_, $info->{state}] : () } $virt->list_all_storage_pools(0);
+        my @pools = $virt->list_all_storage_pools(0);
+        return map { my $info = eval { $_->get_info }; $info ? [$_, $info->{state}] : () } @pools;
     },
     device  => sub { my ($virt) = @_; return map { [$_, 'active'] } $virt->list_all_node_devices(0) },
     secret  => sub { my ($virt) = @_; return map { [$_, 'defined'] } $virt->list_all_secrets(0) },
@@ -617,8 +621,8 @@ sub wait_state {
     $self->off($_) for @ids;
     die $error if !$is_done;
     return 1 if $is_so;
-    Carp::croak('Cannot wait for a state: ', $failure // 'the connection is closed') if defined $failure || !$self->_is_trying;
-    return 0;
+    return 0 if !defined $failure && $self->_is_trying;
+    Carp::croak('Cannot wait for a state: ', $failure // 'the connection is closed');
 }
 
 sub _is_alive {
@@ -685,7 +689,8 @@ sub _title { my ($self) = @_; return $self->{uri} // 'the default connection' }
 sub _text {
     my ($error) = @_;
     local $@;
-    my $text = eval { $error->isa('Sys::Virt::Error') } ? $error->message : eval { "$error" } // 'an exception without a text';
+    my $text = eval { $error->isa('Sys::Virt::Error') } ? $error->message : eval { "$error" };
+    $text //= 'an exception without a text';
     return _decoded($text =~ s/\s+\z//r);
 }
 
@@ -765,15 +770,15 @@ own, or an object of the program. It uses that module's public functions and not
 
 Events come through the loop, but calls wait for their answer, as everywhere in L<Sys::Virt>. A program that calls a
 server which hangs waits for ever, and so does its loop: keepalive breaks a connection only while the loop runs. Of the
-methods below, C<open>, C<snapshot>, C<wait_state> and, on an open connection, C<on> and C<once> call the server. They wait
-for at most C<connect_timeout>, and then break the connection. C<close> does not wait.
+methods below, C<open>, C<snapshot>, C<wait_state> and, on an open connection, C<on> and C<once> call the server. They
+wait for at most C<connect_timeout>, and then break the connection. C<close> does not wait.
 
 Times are in seconds, and may have a fraction, but for C<keepalive>.
 
 =head1 METHODS
 
-Mistakes are exceptions that start with C<Cannot make a connection:>, C<Cannot listen:> and so on, and name the place of
-the caller.
+Mistakes are exceptions that start with C<Cannot make a connection:>, C<Cannot listen:> and so on, and name the place
+of the caller.
 
 =head2 new(%options)
 
@@ -797,8 +802,8 @@ need of it.
 X<connect_timeout>
 
 How long the process that tries the connection first may take; 10 by default. It is a perl of its own, which is in a
-session without a terminal: ssh cannot ask for a password in it. It is killed, with all it has started, when the time is
-over. The calls that this class makes on the connection itself get as much time.
+session without a terminal: ssh cannot ask for a password in it. It is killed, with all it has started, when the time
+is over. The calls that this class makes on the connection itself get as much time.
 
 With 0 there is no such process, and no limit. Then ssh can ask, and the loop waits for the server for as long as that
 takes.
@@ -826,8 +831,8 @@ function that does nothing, as L<AnyEvent> and L<IO::Async> do.
 =head2 open()
 
 Opens the connection now, if it is not open, and returns the object. The loop stands still meanwhile, for up to
-C<connect_timeout> and the time of the opening. Dies if that fails, with C<Cannot open URI:> and the reason. Attempts from
-the loop go on then if there is C<reconnect>.
+C<connect_timeout> and the time of the opening. Dies if that fails, with C<Cannot open URI:> and the reason. Attempts
+from the loop go on then if there is C<reconnect>.
 
 =head2 close()
 
@@ -854,12 +859,12 @@ Calls the code for each event from now on. Returns an id for C<off>. C<$what> is
   connection/opened      of the connection itself, see CONNECTION EVENTS
   connection/*
 
-The classes are C<domain>, C<network>, C<pool>, C<device>, C<secret> and C<connection>. C<virt-events --list> shows their
-events: those that the installed L<Sys::Virt> knows, and C<state>. What the driver or the server does not have is left out
-silently.
+The classes are C<domain>, C<network>, C<pool>, C<device>, C<secret> and C<connection>. C<virt-events --list> shows
+their events: those that the installed L<Sys::Virt> knows, and C<state>. What the driver or the server does not have is
+left out silently.
 
-The filter is optional. Its keys are C<name>, C<uuid> and C<type> of the event. A value is a glob with C<*>, C<?> and C<[...]>,
-a C<qr//>, or a list of these, of which one must fit. An event has to fit all keys.
+The filter is optional. Its keys are C<name>, C<uuid> and C<type> of the event. A value is a glob with C<*>, C<?> and
+C<[...]>, a C<qr//>, or a list of these, of which one must fit. An event has to fit all keys.
 
 The code, or an object that can be called like one, such as a condition variable of L<AnyEvent>, gets
 
@@ -882,17 +887,18 @@ Ends it. Dies if there never was such an id. Returns nothing.
 =head2 snapshot()
 
 Asks the server for all objects, and returns a list of events, of the name C<state>. Their C<type> is the state of a
-domain (C<running>, C<paused>, C<shutoff> ...) or pool (C<running>, C<inactive> ...), C<active> or C<inactive> for a network,
-C<active> for a device, C<defined> for a secret. Dies if the connection is not open.
+domain (C<running>, C<paused>, C<shutoff> ...) or pool (C<running>, C<inactive> ...), C<active> or C<inactive> for a
+network, C<active> for a device, C<defined> for a secret. Dies if the connection is not open.
 
-Whenever the connection is opened, those who listen to C<domain/*>, C<domain/state> and so on get these before the first
-event: what happened while there was no connection shows in them.
+Whenever the connection is opened, those who listen to C<domain/*>, C<domain/state> and so on get these before the
+first event: what happened while there was no connection shows in them.
 
 =head2 wait_state($name, $state, timeout => $seconds)
 
-Runs the loop until the domain is in that state, one of C<running>, C<blocked>, C<paused>, C<shutdown>, C<shutoff>, C<crashed>,
-C<pmsuspended> and C<nostate>. Returns true then, at once if it is so already. Returns false when the time is over, or
-somebody stops the loop. Without C<timeout> it takes as long as it takes. A domain that does not exist yet is waited for.
+Runs the loop until the domain is in that state, one of C<running>, C<blocked>, C<paused>, C<shutdown>, C<shutoff>,
+C<crashed>, C<pmsuspended> and C<nostate>. Returns true then, at once if it is so already. Returns false when the time
+is over, or somebody stops the loop. Without C<timeout> it takes as long as it takes. A domain that does not exist yet
+is waited for.
 
 A connection that is lost meanwhile is opened again. If it is lost for good, or closed, that is an exception; so is a
 call from inside a callback.
@@ -917,13 +923,13 @@ C<reason_code>, libvirt's number for it.
 
 =item connection/retry
 
-An attempt has failed, C<args> says why in C<error>, and after how many seconds the next one follows in C<delay>. How many
-have failed in a row is C<failures>.
+An attempt has failed, C<args> says why in C<error>, and after how many seconds the next one follows in C<delay>. How
+many have failed in a row is C<failures>.
 
 =item connection/failed
 
-There will be no other attempt, for the reason in C<error>. If nobody listens to this, it is an exception of the loop: see
-below.
+There will be no other attempt, for the reason in C<error>. If nobody listens to this, it is an exception of the loop:
+see below.
 
 =item connection/error
 
@@ -934,16 +940,16 @@ argument of the listener is the exception itself.
 
 =head1 EXCEPTIONS
 
-When a listener dies, all others are called nevertheless. The exception goes to those who listen to C<connection/error>.
-If there are none, or if they die themselves, it takes the way that exceptions of callbacks take in the registered loop:
-with L<Sys::Virt::Event::Poll> it leaves C<run>, with L<Sys::Virt::Event::Mojo> it is an C<error> event, and so on. Where
-several die in one pass, all but the first are warnings.
+When a listener dies, all others are called nevertheless. The exception goes to those who listen to
+C<connection/error>. If there are none, or if they die themselves, it takes the way that exceptions of callbacks take
+in the registered loop: with L<Sys::Virt::Event::Poll> it leaves C<run>, with L<Sys::Virt::Event::Mojo> it is an
+C<error> event, and so on. Where several die in one pass, all but the first are warnings.
 
 =head1 FORK
 
-An open connection is of use in the process that has opened it only: see L<Sys::Virt::Event/FORK>. The end of the object in
-a child does the parent no harm. A child that runs the loop is told that the connection was closed, and opens one of its
-own. A connection that was made and not yet opened is opened in each process that runs the loop.
+An open connection is of use in the process that has opened it only: see L<Sys::Virt::Event/FORK>. The end of the
+object in a child does the parent no harm. A child that runs the loop is told that the connection was closed, and opens
+one of its own. A connection that was made and not yet opened is opened in each process that runs the loop.
 
 Threads other than the one that owns the loop have no connections: what perl clones for them is of a class without
 methods.
@@ -953,15 +959,16 @@ methods.
 Sys::Virt 9.0 does not give back some memory: about 0.4 KiB for each event that a server refuses, which this class asks
 for once, and 0.2 KiB for each domain when a connection is opened that somebody listens to C<domain/state> of.
 
-Of the events C<BLOCK_JOB> and C<BLOCK_JOB_2>, both named C<block-job>, the first is asked for only where the server does not
-have the second: they tell the same.
+Of the events C<BLOCK_JOB> and C<BLOCK_JOB_2>, both named C<block-job>, the first is asked for only where the server
+does not have the second: they tell the same.
 
-Where libvirt's own loop is registered, its file descriptors are not known here. There C<close> does wait for the server,
-and calls have no limit.
+Where libvirt's own loop is registered, its file descriptors are not known here. There C<close> does wait for the
+server, and calls have no limit.
 
 =head1 SEE ALSO
 
-L<Sys::Virt::Event::Record>, L<Sys::Virt::Event::Connection::Iterator>, L<virt-events>, L<Sys::Virt::Event>, L<Sys::Virt>.
+L<Sys::Virt::Event::Record>, L<Sys::Virt::Event::Connection::Iterator>, L<virt-events>, L<Sys::Virt::Event>,
+L<Sys::Virt>.
 
 =head1 AUTHOR AND LICENSE
 

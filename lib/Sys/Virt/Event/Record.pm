@@ -131,7 +131,8 @@ sub _event {
     my ($class, $id, $constant) = @_;
     return {
         class     => $class->{name}, id => $id, name => _word($constant =~ s/_\d+\z//r), package => $class->{package},
-        identity  => $class->{identity}, is_lifecycle => $constant eq 'LIFECYCLE', prefix => 'EVENT', constant => $constant,
+        identity  => $class->{identity}, is_lifecycle => $constant eq 'LIFECYCLE', prefix => 'EVENT',
+        constant  => $constant,
         arguments => $ARGUMENTS{$constant} // [],
     };
 }
@@ -172,7 +173,7 @@ sub _record {
     };
 }
 
-# EVENT_STOPPED has its details in EVENT_STOPPED_*, STATE_PAUSED in STATE_PAUSED_*; other classes than domains have none.
+# EVENT_STOPPED has its details in EVENT_STOPPED_*, STATE_PAUSED in STATE_PAUSED_*; only domains have such.
 sub _add_type {
     my ($record, $of, $type, $detail) = @_;
     my $words = $of->{words}{$type}{ $detail // '' } //= do {
@@ -188,13 +189,14 @@ sub _add_type {
 sub _named {
     my ($event, @arguments) = @_;
     my (%args, $unnamed);
+    my $package = $event->{package};
     for my $expected (@{ $event->{arguments} }) {
         last if !@arguments;
         my ($name, $how) = @$expected;
         my $value = shift @arguments;
         if    (!defined $how)      { $args{$name} = _plain($value) }
-        elsif (ref $how eq 'CODE') { %args = (%args, $how->($event->{package}, $name, $value)) }
-        else                       { @args{ $name, "${name}_code" } = (_word_for($event->{package}, $how, $value), $value) }
+        elsif (ref $how eq 'CODE') { %args = (%args, $how->($package, $name, $value)) }
+        else                       { @args{ $name, "${name}_code" } = (_word_for($package, $how, $value), $value) }
     }
     # Of an event, or a part of one, that is newer than this.
     $args{ 'arg' . ++$unnamed } = _plain($_) for @arguments;
@@ -256,7 +258,7 @@ sub _plain {
     return _text($value);
 }
 
-# The constants of a package whose name matches: value => the part in parentheses. Of two for a value, the shorter says it.
+# The constants of a package whose name matches: value => the part in parentheses, of two the shorter one.
 sub _constants {
     my ($package, $pattern) = @_;
     return $names{$package}{$pattern} //= do {
@@ -323,7 +325,8 @@ sub json {
 
 sub _coder {
     local ($@, $SIG{__DIE__});
-    my $class = List::Util::first(sub { my $file = s{::}{/}gr . '.pm'; eval { require $file } }, qw(Cpanel::JSON::XS JSON::PP));
+    my $can_be_loaded = sub { my $file = s{::}{/}gr . '.pm'; eval { require $file } };
+    my $class = List::Util::first(\&$can_be_loaded, qw(Cpanel::JSON::XS JSON::PP));
     Carp::croak('Cannot write JSON: neither Cpanel::JSON::XS nor JSON::PP is installed') if !$class;
     return $class->new->utf8->canonical->allow_nonref;
 }
@@ -350,12 +353,12 @@ Sys::Virt::Event::Record - what an event of libvirt says, in names and words
 
 =head1 DESCRIPTION
 
-L<Sys::Virt> gives the arguments of an event by position, as numbers, and documents some of them. This module makes a hash
-of them, in which each has a name, and what stands for something has a word. L<Sys::Virt::Event::Connection> gives these to
-its listeners, and L<virt-events> prints them.
+L<Sys::Virt> gives the arguments of an event by position, as numbers, and documents some of them. This module makes a
+hash of them, in which each has a name, and what stands for something has a word. L<Sys::Virt::Event::Connection> gives
+these to its listeners, and L<virt-events> prints them.
 
-The words are those of libvirt's constants, in lower case, with hyphens: C<VIR_DOMAIN_EVENT_SUSPENDED_API_ERROR> has the
-C<type> C<suspended> and the C<detail> C<api-error>. They are taken from the constants of the installed Sys::Virt.
+The words are those of libvirt's constants, in lower case, with hyphens: C<VIR_DOMAIN_EVENT_SUSPENDED_API_ERROR> has
+the C<type> C<suspended> and the C<detail> C<api-error>. They are taken from the constants of the installed Sys::Virt.
 
 =head1 THE RECORD
 
@@ -385,8 +388,8 @@ C<domain>, C<network>, C<pool>, C<device>, C<secret>, or C<connection>.
 
 =item event
 
-What happened: C<lifecycle>, C<reboot>, C<block-job> ... It is libvirt's name, without the 2 of C<BLOCK_JOB_2>. An object's state
-is C<state>. What C<connection> has is listed in L<Sys::Virt::Event::Connection/CONNECTION EVENTS>.
+What happened: C<lifecycle>, C<reboot>, C<block-job> ... It is libvirt's name, without the 2 of C<BLOCK_JOB_2>. An
+object's state is C<state>. What C<connection> has is listed in L<Sys::Virt::Event::Connection/CONNECTION EVENTS>.
 
 =item event_id
 
@@ -419,8 +422,8 @@ The numbers that these stand for. undef where there are none: the state of a net
 
 =head1 ARGUMENTS
 
-Where a word is named, its number is there, too, with C<_code> after the name. What is not listed has none. Of an event,
-or an argument, that is newer than this list, they are C<arg1>, C<arg2> and so on.
+Where a word is named, its number is there, too, with C<_code> after the name. What is not listed has none. Of an
+event, or an argument, that is newer than this list, they are C<arg1>, C<arg2> and so on.
 
   domain/agent-lifecycle            state (word), reason (word)
   domain/balloon-change             actual (KiB)
@@ -455,13 +458,13 @@ None is exported.
 
 =head2 json($record)
 
-Returns it as a line of JSON in UTF-8, without the line end. The keys are in the order above, C<type> and so on before C<args>.
-Numbers are numbers. L<Cpanel::JSON::XS> is used if it is installed, else L<JSON::PP>.
+Returns it as a line of JSON in UTF-8, without the line end. The keys are in the order above, C<type> and so on before
+C<args>. Numbers are numbers. L<Cpanel::JSON::XS> is used if it is installed, else L<JSON::PP>.
 
 =head2 state_of($record)
 
-The state in which a C<state> or C<lifecycle> record of a domain leaves it: C<running>, C<paused> and so on; undef if it
-tells none.
+The state in which a C<state> or C<lifecycle> record of a domain leaves it: C<running>, C<paused> and so on; undef if
+it tells none.
 
 =head2 states()
 
@@ -473,7 +476,8 @@ The classes of objects that libvirt has events for.
 
 =head2 events_of($class)
 
-A list of hashes, one for each event of the class that the installed Sys::Virt knows. Each has C<class>, C<name> and C<id>.
+A list of hashes, one for each event of the class that the installed Sys::Virt knows. Each has C<class>, C<name> and
+C<id>.
 
 =head2 types_of($class)
 

@@ -137,11 +137,11 @@ Sys::Virt::Event::Connection::Iterator - the events of a connection, one after a
 
 =head1 DESCRIPTION
 
-C<< $conn->events($what, \%filter) >> of L<Sys::Virt::Event::Connection> makes it. From that moment on events wait in it
-until somebody asks for them. None falls between two questions. There is no limit to how many can wait.
+C<< $conn->events($what, \%filter) >> of L<Sys::Virt::Event::Connection> makes it. From that moment on events wait in
+it until somebody asks for them. None falls between two questions. There is no limit to how many can wait.
 
-It holds its connection. It ends with C<cancel>, when the last reference to it is gone, and when the connection is closed
-by C<close> or lost for good. What waits in it then can still be taken.
+It holds its connection. It ends with C<cancel>, when the last reference to it is gone, and when the connection is
+closed by C<close> or lost for good. What waits in it then can still be taken.
 
 =head1 METHODS
 

@@ -32,7 +32,8 @@ PERL
 
 # A server that asks who we are has answered.
 my @ASKS = (
-    Sys::Virt::Error::ERR_AUTH_FAILED(), Sys::Virt::Error::ERR_AUTH_CANCELLED(), Sys::Virt::Error::ERR_AUTH_UNAVAILABLE(),
+    Sys::Virt::Error::ERR_AUTH_FAILED(), Sys::Virt::Error::ERR_AUTH_CANCELLED(),
+    Sys::Virt::Error::ERR_AUTH_UNAVAILABLE(),
 );
 
 sub CLONE_SKIP { 1 }
@@ -121,7 +122,8 @@ sub _reads_end {
 sub _error {
     my ($self) = @_;
     return "no answer within $self->{seconds} s" if !$self->{has_ended};
-    my ($code, $text) = $self->{text} =~ /\A(-?\d+) (.*)\z/s or return 'the process that tried it has ended without an answer';
+    my ($code, $text) = $self->{text} =~ /\A(-?\d+) (.*)\z/s
+        or return 'the process that tried it has ended without an answer';
     return if !$code || $self->{auth} && grep { $_ == $code } @ASKS;
     $text =~ s/\s+\z//;
     utf8::decode($text);
@@ -167,8 +169,8 @@ A function: C<fork>, but that no handler in C<%SIG> runs in the child, however e
 
 =head2 start(%options)
 
-Starts the process. C<uri> and C<flags> are Sys::Virt's, C<seconds> is how long it may take, C<auth> is true if a server that
-wants to know who we are has passed.
+Starts the process. C<uri> and C<flags> are Sys::Virt's, C<seconds> is how long it may take, C<auth> is true if a
+server that wants to know who we are has passed.
 
 =head2 watch($code)
 
