@@ -6,6 +6,13 @@
 
 enum { ADD, UPDATE, REMOVE };
 
+/* Where perl has it, a name that is no package's is found in the cache of methods at once. */
+#ifdef G_METHOD_NAMED
+enum { METHOD = G_METHOD_NAMED };
+#else
+enum { METHOD = G_METHOD };
+#endif
+
 static const char *const names[][2] = {
     [ADD] = { "add_handle", "add_timeout" },
     [UPDATE] = { "update_handle", "update_timeout" },
@@ -23,7 +30,7 @@ static SV *call_method_of(pTHX_ sve_watch *watch, int which, SV **args, I32 coun
 {
     args[0] = object.impl;
     return sve_eval(aTHX_ object.methods[which][watch->kind],
-                    G_METHOD | (result ? G_SCALAR : G_VOID), args, count, result);
+                    METHOD | (result ? G_SCALAR : G_VOID), args, count, result);
 }
 
 /* "Cannot add handle: My::Loop::add_handle <what>" */
