@@ -215,6 +215,13 @@ static bool has_driver(void) { return false; }
 
 static bool has_threads(void) { return core.foreign_seen || core.driver_seen || !SINGLE_THREADED; }
 
+/* Nothing depends on it where threads have shown already, or the loop can be woken in any case. */
+static void look_for_driver(const sve_loop *loop)
+{
+    if (!has_threads() && !loop->wake && loop->wake_watch == SVE_WAKE_AUTO)
+        core.driver_seen = has_driver();
+}
+
 static bool wants_wake_watch(const sve_loop *loop)
 {
     if (loop->wake || core.wake.refused)
@@ -617,7 +624,7 @@ static int add(sve_watch *watch)
     if (watch->attached) {
         id = watch->id;
         insert(watch, 0);
-        core.driver_seen = core.driver_seen || has_driver();
+        look_for_driver(loop);
     } else {
         give_back_id(watch);
         sve_watch_unref(watch);
