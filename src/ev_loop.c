@@ -224,13 +224,12 @@ static void in_child(void)
 static bool attach(sve_loop *loop, sve_watch *watch, int value)
 {
     dTHXa(sve_owner());
-    ev_slot *slot = PL_dirty ? NULL : calloc(1, sizeof *slot);
+    ev_slot *slot = PL_dirty ? NULL : malloc(sizeof *slot);
     (void)loop;
 
     if (!slot)
         return false;
-    slot->watch = sve_watch_ref(watch);
-    slot->value = value;
+    *slot = (ev_slot){ .watch = sve_watch_ref(watch), .value = value };
     watch->slot = slot;
     ev_init(&slot->timer, on_timer);
     if (watch->kind == SVE_HANDLE) {

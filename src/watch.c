@@ -27,16 +27,13 @@ long long sve_now(void)
 
 sve_watch *sve_watch_new(sve_kind kind, int fd, int value, void *opaque, virFreeCallback ff)
 {
-    sve_watch *watch = calloc(1, sizeof *watch);
+    /* Not calloc: glibc does not keep freed memory at hand for that. */
+    sve_watch *watch = malloc(sizeof *watch);
     if (!watch)
         return NULL;
-    watch->kind = kind;
-    watch->fd = fd;
-    watch->value = value;
-    watch->opaque = opaque;
-    watch->ff = ff;
-    watch->added = sve_now();
-    atomic_init(&watch->refs, 1);
+    *watch = (sve_watch){
+        .kind = kind, .fd = fd, .value = value, .opaque = opaque, .ff = ff, .added = sve_now(), .refs = 1,
+    };
     return watch;
 }
 
