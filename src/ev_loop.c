@@ -4,7 +4,6 @@
 #include "registration.h"
 
 #include <pthread.h>
-#include <stddef.h>
 #include <stdlib.h>
 
 #include <EV/EVAPI.h>
@@ -18,14 +17,25 @@ enum {
  * watch. */
 #define PAUSE 0.1
 
-/* watch->slot. */
+typedef struct ev_slot ev_slot;
+
+/* The end of a handle's pause. Few ever have one, and EV's watchers are large. */
 typedef struct {
-    ev_io io;                            /* handles */
-    ev_timer timer;                      /* timers; of handles, the end of a pause */
+    ev_timer timer;                      /* must be first */
+    ev_slot *slot;
+} ev_pause;
+
+/* watch->slot. */
+struct ev_slot {
+    union {                              /* must be first */
+        ev_io io;
+        ev_timer timer;
+    };
+    ev_pause *pause;                     /* handles; NULL: there was none yet */
     sve_watch *watch;                    /* with a reference */
     int value;                           /* event mask or ms */
     bool missed;                         /* it came while the callback was running */
-} ev_slot;
+};
 
 static struct {
     struct ev_loop *loop;                /* NULL: it does not serve */
@@ -88,7 +98,8 @@ static void arm_handle(ev_slot *slot)
 {
     int events = events_for(slot->value);
 
-    stop_timer(&slot->timer);
+    if (slot->pause)
+        stop_timer(&slot->pause->timer);
     stop_io(&slot->io);
     slot->missed = false;
     if (!events || slot->watch->fd < 0)
@@ -104,6 +115,30 @@ static void arm_timer(ev_slot *slot)
     slot->missed = false;
     if (slot->value >= 0)
         start_timer(&slot->timer, slot->value / 1000.);
+}
+
+static bool is_for_owner(void) { return sve_is_owner(NULL); }
+
+static void on_pause_end(EV_P_ ev_timer *timer, int revents)
+{
+    (void)loop, (void)revents;
+    count();                             /* libev has stopped it */
+    if (is_for_owner())
+        arm_handle(((ev_pause *)timer)->slot);
+}
+
+/* Short of memory there is none. */
+static void pause_handle(ev_slot *slot)
+{
+    if (!slot->pause) {
+        slot->pause = malloc(sizeof *slot->pause);
+        if (!slot->pause)
+            return;
+        *slot->pause = (ev_pause){ .slot = slot };
+        ev_init(&slot->pause->timer, on_pause_end);
+    }
+    stop_io(&slot->io);
+    start_timer(&slot->pause->timer, PAUSE);
 }
 
 /* An exception goes where those of EV's own callbacks do. */
@@ -133,8 +168,6 @@ static bool call_back(ev_slot *slot, int events)
     return is_there;
 }
 
-static bool is_for_owner(void) { return sve_is_owner(NULL); }
-
 static void on_io(EV_P_ ev_io *io, int revents)
 {
     ev_slot *slot = (ev_slot *)io;
@@ -153,10 +186,8 @@ static void on_io(EV_P_ ev_io *io, int revents)
     int events = sve_readiness(slot->watch->fd, slot->value) & (slot->value | ERRORS | SVE_CLOSED);
     if (events & SVE_CLOSED)             /* it is reported once */
         stop_io(io);
-    if ((!events && !(slot->value & READ_OR_WRITE)) || (revents & EV_ERROR && !(events & SVE_CLOSED))) {
-        stop_io(io);
-        start_timer(&slot->timer, PAUSE);
-    }
+    if ((!events && !(slot->value & READ_OR_WRITE)) || (revents & EV_ERROR && !(events & SVE_CLOSED)))
+        pause_handle(slot);
     events &= ~SVE_CLOSED;
     if (events && call_back(slot, events) && slot->missed)
         arm_handle(slot);
@@ -164,16 +195,12 @@ static void on_io(EV_P_ ev_io *io, int revents)
 
 static void on_timer(EV_P_ ev_timer *timer, int revents)
 {
-    ev_slot *slot = (ev_slot *)((char *)timer - offsetof(ev_slot, timer));
+    ev_slot *slot = (ev_slot *)timer;
     (void)loop, (void)revents;
 
     count();                             /* libev has stopped it */
     if (!is_for_owner())
         return;
-    if (slot->watch->kind == SVE_HANDLE) {
-        arm_handle(slot);
-        return;
-    }
     if (slot->watch->running) {
         slot->missed = true;
         return;
@@ -231,11 +258,11 @@ static bool attach(sve_loop *loop, sve_watch *watch, int value)
         return false;
     *slot = (ev_slot){ .watch = sve_watch_ref(watch), .value = value };
     watch->slot = slot;
-    ev_init(&slot->timer, on_timer);
     if (watch->kind == SVE_HANDLE) {
         ev_io_init(&slot->io, on_io, watch->fd, EV_READ);
         arm_handle(slot);
     } else {
+        ev_init(&slot->timer, on_timer);
         arm_timer(slot);
     }
     if (!sve_bridge_is_own(watch) && !ev.registered++ && ev.hold)
@@ -266,8 +293,14 @@ static void detach(sve_loop *loop, sve_watch *watch)
 
     if (PL_dirty)
         return;
-    stop_timer(&slot->timer);
-    stop_io(&slot->io);
+    if (watch->kind == SVE_HANDLE) {
+        stop_io(&slot->io);
+        if (slot->pause)
+            stop_timer(&slot->pause->timer);
+        free(slot->pause);
+    } else {
+        stop_timer(&slot->timer);
+    }
     if (!sve_bridge_is_own(watch) && !--ev.registered && ev.hold)
         ev_unref(ev.loop);
     watch->slot = NULL;
