@@ -425,12 +425,22 @@ static void retire(sve_loop *loop, sve_watch *watch)
         sve_watch_unref(watch);
 }
 
+/* The loop is not told of the mask that it has. An interval it is told of in any case: that starts anew. */
 static void change(sve_loop *loop, sve_watch *watch, int value)
 {
-    if (!watch->attached)
+    if (!watch->attached || (watch->kind == SVE_HANDLE && watch->told == value))
         return;
-    watch->hushed = false;
+    watch->told = value;
     loop->update(loop, watch, value);
+    /* The loop's method has told it something else meanwhile, and nobody knows which came last. */
+    if (watch->told != value)
+        watch->told = SVE_UNTOLD;
+}
+
+static bool attach(sve_loop *loop, sve_watch *watch, int value)
+{
+    watch->told = value;
+    return watch->attached = loop->attach(loop, watch, value);
 }
 
 static void carry_out(sve_loop *loop, sve_watch *watch, unsigned calls, int value)
@@ -439,7 +449,7 @@ static void carry_out(sve_loop *loop, sve_watch *watch, unsigned calls, int valu
         retire(loop, watch);
     } else if (calls & SVE_ADD) {
         watch->attaching = true;
-        watch->attached = loop->attach(loop, watch, value);
+        attach(loop, watch, value);
         watch->attaching = false;
     } else if (calls & SVE_UPDATE) {
         change(loop, watch, value);
@@ -511,11 +521,8 @@ static void hush(sve_loop *loop)
 
     core.hush_due = !list && count;
     for (size_t i = 0; list && i < count; i++) {
-        bool silent = is_to_be_silent(list[i]);
-        if (!list[i]->attached || silent == list[i]->hushed)
-            continue;
-        list[i]->hushed = silent;
-        loop->update(loop, list[i], silent ? 0 : sve_bridge_value(list[i]));
+        if (list[i]->kind == SVE_HANDLE)
+            change(loop, list[i], is_to_be_silent(list[i]) ? 0 : sve_bridge_value(list[i]));
     }
     if (list)
         sve_bridge_list_free(list, count);
@@ -620,8 +627,7 @@ static int add(sve_watch *watch)
         insert(watch, SVE_ADD);
         return id;
     }
-    watch->attached = loop->attach(loop, watch, watch->value);
-    if (watch->attached) {
+    if (attach(loop, watch, watch->value)) {
         id = watch->id;
         insert(watch, 0);
         look_for_driver(loop);
@@ -654,19 +660,21 @@ static void update(sve_kind kind, int id, int value)
     if (watch) {
         watch->value = value;
         /* Before it uses the socket itself, libvirt asks the loop to leave it alone. */
-        if (value == 0 && is_silent(watch))
+        bool is_cut = value == 0 && is_silent(watch);
+        if (is_cut)
             cut(watch);
         direct = is_direct(loop, watch);
+        if (direct && is_cut)
+            watch->told = SVE_UNTOLD;    /* the fd stands for another file */
         if (!direct)
             post(watch, SVE_UPDATE);
         direct = direct && !is_silent(watch);
-        if (direct)
-            sve_watch_ref(watch);
     }
     unlock();
     if (direct) {
+        sve_watch_hold(watch);
         change(loop, watch, value);
-        sve_watch_unref(watch);
+        sve_watch_release(watch);
     }
     if (loop)
         leave(loop);
@@ -783,6 +791,9 @@ void sve_bridge_call(sve_watch *watch, int events)
 {
     if (watch->kind == SVE_HANDLE) {
         trace("call back handle %d (fd %d, %d)", watch->id, watch->fd, events);
+        /* A loop leaves a closed fd alone after that, until it is told the mask once more. */
+        if (events & VIR_EVENT_HANDLE_ERROR)
+            watch->told = SVE_UNTOLD;
         watch->cb.handle(watch->id, watch->fd, events, watch->opaque);
     } else {
         trace("call back timeout %d", watch->id);

@@ -109,8 +109,10 @@ static void update(sve_loop *loop, sve_watch *watch, int value)
     args[1] = sv_2mortal(SvREFCNT_inc_simple_NN((SV *)watch->slot));
     args[2] = sve_number(aTHX_ &frame, value);
     error = call_method_of(aTHX_ watch, UPDATE, args, 3, NULL);
-    if (error)
+    if (error) {
+        watch->told = SVE_UNTOLD;
         sve_park(aTHX_ error, failure(aTHX_ watch, UPDATE, "died: "));
+    }
     sve_leave(aTHX_ &frame);
 }
 

@@ -45,12 +45,21 @@ sve_watch *sve_watch_ref(sve_watch *watch)
 
 void sve_watch_unref(sve_watch *watch)
 {
-    if (atomic_fetch_sub_explicit(&watch->refs, 1, memory_order_acq_rel) == 1 && !watch->running)
+    if (atomic_fetch_sub_explicit(&watch->refs, 1, memory_order_acq_rel) == 1 && !watch->held)
+        free(watch);
+}
+
+void sve_watch_hold(sve_watch *watch) { watch->held++; }
+
+void sve_watch_release(sve_watch *watch)
+{
+    if (--watch->held == 0 && atomic_load_explicit(&watch->refs, memory_order_acquire) == 0)
         free(watch);
 }
 
 void sve_watch_begin(sve_watch *watch)
 {
+    sve_watch_hold(watch);
     watch->running++;
     watch->dispatched++;
     watch->last = sve_now();
@@ -58,8 +67,8 @@ void sve_watch_begin(sve_watch *watch)
 
 void sve_watch_end(sve_watch *watch)
 {
-    if (--watch->running == 0 && atomic_load_explicit(&watch->refs, memory_order_acquire) == 0)
-        free(watch);
+    watch->running--;
+    sve_watch_release(watch);
 }
 
 static sve_watch **bucket_of(const sve_table *table, int id)

@@ -20,6 +20,9 @@
 
 typedef enum { SVE_HANDLE, SVE_TIMER } sve_kind;
 
+/* No event mask, and not what an impl may be asked for. */
+enum { SVE_UNTOLD = -1 };
+
 typedef struct sve_watch sve_watch;
 struct sve_watch {
     /* Fixed when made. */
@@ -48,10 +51,11 @@ struct sve_watch {
 
     /* Owner. */
     bool attached;                       /* the loop has it; it may be dispatched */
-    bool hushed;                         /* its loop was told to watch for nothing, whatever the value says */
     bool attaching;                      /* the loop is asked for it, out of the mailbox */
     bool warned;                         /* a refusal to dispatch was reported */
-    int running;                         /* callbacks of this watch on the stack: they hold it, too */
+    int told;                            /* handles: the event mask that the loop has; SVE_UNTOLD: who knows */
+    int running;                         /* callbacks of this watch on the stack */
+    int held;                            /* what else on the stack is not to lose it, and these */
     unsigned long dispatched;
     long long last;                      /* sve_now, when last dispatched */
     void *slot;                          /* the back-end's */
@@ -64,7 +68,11 @@ sve_watch *sve_watch_new(sve_kind kind, int fd, int value, void *opaque, virFree
 sve_watch *sve_watch_ref(sve_watch *watch);
 void sve_watch_unref(sve_watch *watch);
 
-/* Before and after its callback; cheaper than a reference. */
+/* For the owner's stack: cheaper than a reference. */
+void sve_watch_hold(sve_watch *watch);
+void sve_watch_release(sve_watch *watch);
+
+/* Before and after its callback. It is held meanwhile. */
 void sve_watch_begin(sve_watch *watch);
 void sve_watch_end(sve_watch *watch);
 

@@ -98,6 +98,41 @@ subtest 'drain' => sub {
     is $runs, 2, 'as often as it takes';
 };
 
+subtest 'an update that changes nothing' => sub {
+    my $loop = VirtTest::Loop->new;
+    my ($reader, $writer) = pipe_pair();
+    $loop->register(wake => 0);
+    my $handle = add_handle($reader, HANDLE_READABLE, sub { });
+    my $token  = $loop->latest;
+    my $told   = sub {
+        my (@updates) = @_;
+        $loop->calls;
+        for my $events (@updates) { eval { update_handle($handle, $events) } }
+        return [map { $_->[-1] } grep { $_->[0] eq 'update_handle' } $loop->calls];
+    };
+    is_deeply $told->(1), [], 'the loop is not told of the mask that it was given with the watch';
+    is_deeply $told->(0, 0, 0, 2, 2, 0), [0, 2, 0], 'nor of the one that it was given last';
+
+    $loop->dispatch($token, HANDLE_READABLE);
+    is_deeply $told->(0), [], 'nor after a dispatch';
+    $loop->dispatch($token, HANDLE_ERROR);
+    is_deeply $told->(0, 0), [0], 'but it is after an error, once: it may have given the watch up';
+
+    $loop->on(update_handle => sub { die "boom\n" });
+    is_deeply $told->(1, 1), [1, 1], 'and as long as it dies';
+    my $nested;
+    $loop->on(update_handle => sub { $nested++ or update_handle($handle, 2) });
+    is_deeply $told->(1, 1, 1), [1, 2, 1], 'and where it says something else in between';
+    $loop->on(update_handle => undef);
+    remove_handle($handle);
+
+    my $timer = add_timeout(1000, sub { });
+    $loop->calls;
+    update_timeout($timer, 1000) for 1, 2;
+    is_deeply [map { $_->[-1] } $loop->calls], [1000, 1000], 'an interval starts anew each time';
+    remove_timeout($timer);
+};
+
 subtest 'SYS_VIRT_EVENT_TRACE' => sub {
     my $code = <<'EOT';
 use Sys::Virt::Event qw(:all); use Sys::Virt::Event::Poll;

@@ -137,7 +137,8 @@ sub run_once {
 }
 
 # The same loop, keeping a record of the calls of its six methods: names and arguments in order, where fds and ids are
-# numbered as they come up. Each call is also printed to the handle given as `to`.
+# numbered as they come up. Each call is also printed to the handle given as `to`. A mask that the loop has already is
+# left out: ours does not tell it.
 package OldLoop::Traced;
 
 our @ISA = ('OldLoop');
@@ -151,11 +152,14 @@ for my $name (qw(add_handle update_handle remove_handle add_timeout update_timeo
         if ($name =~ /^add/) {
             my ($fd, $value) = $is_handle ? @args : (undef, @args);
             my $id   = $self->$method(@args);
+            $self->{masks}{$id} = $value if $is_handle;
             my $sign = $self->{names}{"$name $id"} = ($is_handle ? 'H' : 'T') . ++$self->{count}{$name};
             $self->note("$name " . (defined $fd ? 'fd ' : '') . "$value -> $sign");
             return $id;
         }
         my ($id, @value) = @args;
+        return $self->$method(@args) if $name eq 'update_handle' && $self->{masks}{$id} == $value[0];
+        $self->{masks}{$id} = $value[0] if $name eq 'update_handle';
         (my $add = $name) =~ s/^[a-z]+/add/;
         $self->note(join ' ', $name, $self->{names}{"$add $id"} || "unknown $id", @value);
         return $self->$method(@args);

@@ -43,8 +43,8 @@ return (
         case  => 'free_of_disabled',
         also  => ['disabled_is_removable'],
         what  => 'a handle that was disabled before it ever ran is not freed',
-        edits => [[$BRIDGE, '            sve_watch_ref(watch);', '            sve_watch_ref(watch);
-        if (direct && kind == SVE_HANDLE && !value && !watch->dispatched)
+        edits => [[$BRIDGE, '        sve_watch_hold(watch);', '        sve_watch_hold(watch);
+        if (kind == SVE_HANDLE && !value && !watch->dispatched)
             watch->ff = NULL;']],
     },
     {

@@ -8,8 +8,8 @@ return (
     {
         case  => 'methods_die',
         what  => 'a watch is not dispatched any more when its updates have died thrice',
-        edits => [['src/perl_loop.c', "    if (error)\n        sve_park",
-            "    static int count;\n    watch->attached = !error || ++count < 3;\n    if (error)\n        sve_park"]],
+        edits => [['src/perl_loop.c', "    if (error) {\n        watch->told",
+            "    static int count;\n    watch->attached = !error || ++count < 3;\n    if (error) {\n        watch->told"]],
     },
     {
         case  => 'signal',

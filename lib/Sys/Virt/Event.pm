@@ -406,7 +406,9 @@ exception, undef, nothing or a negative number means that the watch cannot be ha
 
 =head2 $loop->update_handle($key, $events)
 
-libvirt wants the watch to look for these events from now on. What it returns is ignored.
+libvirt wants the watch to look for these events from now on. What it returns is ignored. It is not called for the
+events that the loop looks for already, unless the last call has died, or the watch has been called with HANDLE_ERROR
+since.
 
 =head2 $loop->remove_handle($key)
 
@@ -966,6 +968,11 @@ All six methods must exist when the object is registered. A missing one was foun
 
 A second L</register($impl, %options)> makes the new object the loop, if nothing is registered with the old one.
 Otherwise it is an exception. The new object used to get updates for what it had never seen.
+
+=item *
+
+The loop's C<update_handle> is not called for a mask that it was given last, as long as it works: libvirt says the same
+twice now and then, and calls into Perl are what costs. C<update_timeout> always is, since an interval starts anew.
 
 =item *
 

@@ -167,6 +167,7 @@ sub attach {
     my $method = "add_$watch->{kind}";
     my $value  = $watch->{value};
     $watch->{seen} = 1;
+    $watch->{told} = $value;
     my ($error, $result) = $self->call_method($method, $watch->{end} // (), $value);
     my $refusal = defined $error ? "died: " : $result eq 'undef' || $result eq 'nothing' ? 'returned undef'
         : $result =~ /\A-\d/ ? "returned $result" : undef;
@@ -197,14 +198,18 @@ sub entry_of {
     return $entry;
 }
 
+# Of the mask that it has the loop is not told, unless it is in doubt.
 sub update_attached {
     my ($self, $watch, $value) = @_;
+    return if $watch->{kind} eq 'handle' && defined $watch->{told} && $watch->{told} == $value;
+    $watch->{told} = $value;
     my $key   = $watch->{key};
     my $entry = $self->entry_of($key);
     $entry->{value} = $value if $entry;
     $self->{holds}{$key}++ if $self->{holds}{$key};
     my $method = "update_$watch->{kind}";
     my ($error) = $self->call_method($method, $key, $value);
+    delete $watch->{told} if defined $error || ($watch->{told} // $value) != $value;
     $self->park($error, $self->failure($method, 'died: ')) if defined $error;
     $self->release_key($key);
     return;
@@ -429,6 +434,7 @@ sub call_back {
         $self->deliver;
         return 1;
     }
+    delete $watch->{told} if $watch->{kind} eq 'handle' && $events & 4;
     my $arguments = $watch->{kind} eq 'handle' ? " $watch->{end} $events" : '';
     if ($watch->{c}) {
         my $what = $watch->{kind} eq 'handle' ? 'handle' : 'timer';
