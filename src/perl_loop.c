@@ -44,6 +44,8 @@ static const char *failure(pTHX_ sve_watch *watch, int which, const char *what)
 
 static bool is_negative(pTHX_ SV *sv)
 {
+    if (SvIOK(sv))
+        return SvIV_nomg(sv) < 0 && !SvIsUV(sv);
     return SvOK(sv) && !SvROK(sv) && looks_like_number(sv) && SvNV(sv) < 0;
 }
 
@@ -57,6 +59,12 @@ static const char *refusal(pTHX_ sve_watch *watch, SV *error, SV *key)
     if (is_negative(aTHX_ key))
         return failure(aTHX_ watch, ADD, form("returned %" SVf, SVfARG(key)));
     return NULL;
+}
+
+/* What nobody else will see again needs no copy. */
+static SV *kept(pTHX_ SV *key)
+{
+    return SvTEMP(key) && SvREFCNT(key) == 1 && !SvMAGICAL(key) ? SvREFCNT_inc_simple_NN(key) : newSVsv(key);
 }
 
 static bool attach(sve_loop *loop, sve_watch *watch, int value)
@@ -74,8 +82,8 @@ static bool attach(sve_loop *loop, sve_watch *watch, int value)
         args[count++] = sve_number(aTHX_ &frame, watch->fd);
     args[count++] = sve_number(aTHX_ &frame, value);
     args[count++] = token = sv_2mortal(sve_token_new(aTHX_ watch));
-    args[count++] = sv_mortalcopy(token);
-    args[count++] = sv_mortalcopy(token);
+    for (int i = 0; i < 2; i++)
+        args[count++] = sv_2mortal(newRV_inc(SvRV(token)));
     error = call_method_of(aTHX_ watch, ADD, args, count, &key);
     if (object.successor) {              /* which it has found to serve in its place */
         sve_leave(aTHX_ &frame);
@@ -83,7 +91,7 @@ static bool attach(sve_loop *loop, sve_watch *watch, int value)
     }
     const char *refused = refusal(aTHX_ watch, error, key);
     if (!refused) {
-        watch->slot = newSVsv(key);
+        watch->slot = kept(aTHX_ key);
         SvREADONLY_on((SV *)watch->slot);
     } else if (sve_is_exiting(aTHX)) {
         refused = NULL;                  /* the call of libvirt shall end well: the program ends with it */

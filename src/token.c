@@ -29,10 +29,10 @@ static const MGVTBL token_vtbl = { .svt_free = forget_watch, .svt_dup = DUP };
 
 SV *sve_token_new(pTHX_ sve_watch *watch)
 {
-    SV *token = newSViv(watch->id);
+    SV *token = newSV_type(SVt_PVMG);
     MAGIC *magic;
 
-    SvUPGRADE(token, SVt_PVMG);
+    sv_setiv(token, watch->id);
     magic = sv_magicext(token, NULL, PERL_MAGIC_ext, &token_vtbl, (char *)sve_watch_ref(watch), 0);
     magic->mg_flags |= MGf_DUP;
     SV *reference = sv_bless(newRV_noinc(token), gv_stashpvs("Sys::Virt::Event::Token", GV_ADD));

@@ -110,7 +110,7 @@ return (
     {
         case  => 'any_key',
         what  => 'keys are made numbers',
-        edits => [['src/perl_loop.c', 'watch->slot = newSVsv(key);',
+        edits => [['src/perl_loop.c', 'watch->slot = kept(aTHX_ key);',
             'watch->slot = SvROK(key) || looks_like_number(key) ? newSViv(SvIV(key)) : newSViv(0);']],
     },
     {
@@ -136,11 +136,11 @@ return (
     {
         case  => 'libvirt_goes_on',
         what  => 'the exception of a method passes through C inside a callback',
-        edits => [['src/perl_loop.c', '    if (error)
-        sve_park(', '    if (error && sve_bridge_census().running)
+        edits => [['src/perl_loop.c', '    if (error) {
+        watch->told', '    if (error && sve_bridge_census().running)
         croak_sv(error);
-    if (error)
-        sve_park(']],
+    if (error) {
+        watch->told']],
     },
     {
         case  => 'signal_waits',
