@@ -88,7 +88,8 @@ sub panel {
         push @svg, stroke($at, TOP, $at, $bottom, 'stroke="#dddddd"'),
             text($at, $bottom + 18, $number =~ s/(?=000$)/,/r, 'text-anchor="middle"');
     }
-    push @svg, stroke($left, $bottom, $right, $bottom, 'stroke="black"'), stroke($left, TOP, $left, $bottom, 'stroke="black"'),
+    push @svg, stroke($left, $bottom, $right, $bottom, 'stroke="black"'),
+        stroke($left, TOP, $left, $bottom, 'stroke="black"'),
         text(($left + $right) / 2, $bottom + 40, "$noun in the loop", 'text-anchor="middle"');
     push @svg, sprintf '<text transform="translate(16 %.1f) rotate(-90)" text-anchor="middle">%s</text>',
         (TOP + $bottom) / 2, 'processor time for one event' if $left == LEFT;
@@ -106,7 +107,8 @@ sub legend {
     my ($left, $points) = @_;
     my @svg;
     my $y = TOP;
-    for my $line (sort { $points->{ $b->[0] }[-1][1] <=> $points->{ $a->[0] }[-1][1] } grep { @{ $points->{ $_->[0] } } } @LINES) {
+    my %last = map { $_->[0] => ($points->{ $_->[0] }[-1] || [])->[1] } @LINES;
+    for my $line (sort { $last{ $b->[0] } <=> $last{ $a->[0] } } grep { defined $last{ $_->[0] } } @LINES) {
         my ($name, $title, $colour, $dash) = @$line;
         push @svg, stroke($left, $y, $left + 30, $y, qq(stroke="$colour" stroke-width="2" stroke-dasharray="$dash")),
             text($left + 38, $y + 4, $title);

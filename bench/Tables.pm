@@ -25,6 +25,7 @@ my @SUBJECTS = (
     [libvirtaio => 'Python, libvirtaio',         'python',    'libvirtaio'],
     [libev      => 'C, libev',                   'c',         'libev'],
     [libev_bare => 'C, libev, bare',             'c',         'libev_bare'],
+    [watchers   => "libev's watchers alone",     'c',         'watchers'],
     [c_default  => "C, libvirt's loop",          'c',         'default'],
 );
 
@@ -32,8 +33,8 @@ my @ADAPTERS = qw(poll anyevent ioasync mojo glib poe);
 my @NUMBERS  = (10, 100, 1000, 9000);
 
 # what: one process each, by what its program calls it, and the URI that it is given. columns: the names of the figures
-# that these print, with titles. count: how often a process does it. instructions: the two lengths of run whose difference
-# is counted, and for whom. unit: nanoseconds unless told.
+# that these print, with titles. count: how often a process does it. instructions: the two lengths of run whose
+# difference is counted, and for whom. unit: nanoseconds unless told.
 my @SCENARIOS = (
     {
         name     => 'dispatch',
@@ -69,7 +70,7 @@ my @SCENARIOS = (
         title    => 'One event among N watches, in the running loop, to a function in C',
         subjects => [qw(libev libev_bare ev installed_ev python libvirtaio c_default default), @ADAPTERS],
         count    => '4000:0.05',
-        what     => { join('_', handle => join ',', @NUMBERS) => undef, join('_', timer => join ',', @NUMBERS) => undef },
+        what     => { map { join('_', $_ => join ',', @NUMBERS) => undef } qw(handle timer) },
         columns  => [map { my $kind = $_; map { ["${kind}_$_", "$kind $_"] } @NUMBERS } qw(handle timer)],
         instructions => {
             lengths => [1_000, 6_000], subjects => [qw(ev installed_ev libev libev_bare)],
@@ -80,7 +81,7 @@ my @SCENARIOS = (
         name     => 'memory',
         title    => 'Heap per watch, of 9,000',
         unit     => 'bytes',
-        subjects => [qw(floor ours installed ev installed_ev), @ADAPTERS, qw(default libev c_default)],
+        subjects => [qw(floor ours installed ev installed_ev), @ADAPTERS, qw(default libev watchers c_default)],
         count    => 9_000,
         what     => { memory => undef },
         columns  => [[memory_handle => 'handle'], [memory_timeout => 'timer']],
@@ -111,12 +112,13 @@ my @SCENARIOS = (
         counts   => { python => 2_000 },
         what     => { threads => undef },
         columns  => [
-            [threads_alone => 'nobody runs'], map({ ["threads_$_", "$_, own"], ["threads_${_}_wall", 'in all'] } 1, 2, 4, 8),
+            [threads_alone => 'nobody runs'],
+            map({ ["threads_$_", "$_, own"], ["threads_${_}_wall", 'in all'] } 1, 2, 4, 8),
         ],
     },
     {
         name     => 'wake',
-        title    => 'From the call of another thread to the callback in a loop that slept, beside an eventfd in that loop',
+        title    => 'From the call of another thread to the callback in a loop that slept, beside an eventfd in it',
         subjects => [qw(ev), @ADAPTERS, qw(libev c_default)],
         count    => 400,
         what     => { wake => undef, fd => undef },
@@ -141,8 +143,27 @@ sub numbers   { return @NUMBERS }
 
 # Each is a ratio, or a figure, that is to be at most so much. The code is given a function that returns the figure of a
 # column for a subject, first times, then instructions; where the figure was not measured there is nothing to tell.
-sub _above_floor { my ($of) = @_; return sub { my ($f) = @_; my $floor = $f->($of, 'floor'); ($f->($of, 'ours') - $floor) / ($f->($of, 'installed') - $floor) } }
-sub _ratio { my ($of, $one, $other) = @_; return sub { my ($f) = @_; $f->($of, $one) / $f->($of, $other) } }
+sub _ratio {
+    my ($of, $one, $other) = @_;
+    return sub { my ($figure) = @_; return $figure->($of, $one) / $figure->($of, $other) };
+}
+
+sub _above_floor {
+    my ($of) = @_;
+    return sub {
+        my ($figure) = @_;
+        my $floor = $figure->($of, 'floor');
+        return ($figure->($of, 'ours') - $floor) / ($figure->($of, 'installed') - $floor);
+    };
+}
+
+sub _memory {
+    my ($limit, $title, $one, $other) = @_;
+    return map {
+        my ($of, $kind) = @$_;
+        ["memory per $kind, $title: bytes", $limit, sub { $_[0]->($of, $one) - $_[0]->($of, $other) }];
+    } [memory_handle => 'handle'], [memory_timeout => 'timer'];
+}
 
 my @GOALS = (
     map({ ["dispatch to Perl, $_->[1], above the floor: of Sys::Virt's", 0.35, _above_floor($_->[0])] }
@@ -167,17 +188,21 @@ my @GOALS = (
         [add_remove_timeout => 'add + remove timer']),
     ["one event among 9,000 handles, EV: of libvirt's loop", 0.01, _ratio(qw(handle_9000 ev c_default))],
     ["one timer among 9,000, EV: of libvirt's loop", 0.01, _ratio(qw(timer_9000 ev c_default))],
-    map({ my $kind = $_; ["... of its own among 10, $kind", 3, sub { $_[0]->("${kind}_9000", 'ev') / $_[0]->("${kind}_10", 'ev') }] }
-        qw(handle timer)),
-    map({ my $who = $_; ["RPC with a loop, $who: of no loop, by instructions", 1.03, _ratio('rpc', $who, 'none'), 'instructions'] }
+    map({
+        my $kind = $_;
+        ["... of its own among 10, $kind", 3, sub { $_[0]->("${kind}_9000", 'ev') / $_[0]->("${kind}_10", 'ev') }];
+    } qw(handle timer)),
+    map({ ["RPC with a loop, $_: of no loop, by instructions", 1.03, _ratio('rpc', $_, 'none'), 'instructions'] }
         qw(ev default ours), @ADAPTERS),
-    map({ my $kind = $_; ["memory per $kind, EV: bytes", 256, sub { $_[0]->("memory_$kind", 'ev') }] } qw(handle timeout)),
-    map({ my $kind = $_; ["memory per $kind, Perl object, above the floor: bytes", 1024, sub { $_[0]->("memory_$kind", 'ours') - $_[0]->("memory_$kind", 'floor') }] }
-        qw(handle timeout)),
+    _memory(256, 'EV, beyond libev\'s watchers', 'ev', 'watchers'),
+    _memory(1024, 'Perl object, beyond what it keeps itself', 'ours', 'floor'),
     ["call from another thread, EV: ns of its time", 1000, sub { $_[0]->('threads_alone', 'ev') }],
     ["... Poll", 1000, sub { $_[0]->('threads_alone', 'poll') }],
-    map({ my $who = $_; ["wake-up, median, $who: of an eventfd in the same loop", 1.2, sub { $_[0]->('wake_50', $who) / $_[0]->('fd_50', $who) }] }
-        qw(ev poll)),
+    map({
+        my $who = $_;
+        ["wake-up, median, $who: of an eventfd in the same loop", 1.2,
+            sub { $_[0]->('wake_50', $who) / $_[0]->('fd_50', $who) }];
+    } qw(ev poll)),
 );
 
 sub goals { return map { my %g; @g{qw(title limit code by)} = @$_; \%g } @GOALS }

@@ -4,7 +4,8 @@
  *
  * libev is how a program in C would serve libvirt from its loop and keep all of the contract: a lock for libvirt's
  * threads, the exact bits from poll(2), a timer that starts anew with each update, free functions from a clean stack.
- * libev_bare leaves out the lock and the bits, which libvirt does not always need.
+ * libev_bare leaves out the lock and the bits, which libvirt does not always need. watchers is for memory only: what
+ * libev itself needs for a watcher.
  */
 #include "work.h"
 
@@ -60,7 +61,8 @@ static watch **link_of(int id, bool is_handle)
 
 static int bits_of(int fd, int value, int revents)
 {
-    int bits = (revents & EV_READ ? VIR_EVENT_HANDLE_READABLE : 0) | (revents & EV_WRITE ? VIR_EVENT_HANDLE_WRITABLE : 0);
+    int bits = (revents & EV_READ ? VIR_EVENT_HANDLE_READABLE : 0)
+        | (revents & EV_WRITE ? VIR_EVENT_HANDLE_WRITABLE : 0);
     if (bare)
         return bits;
     struct pollfd asked = { .fd = fd, .events = (short)((value & VIR_EVENT_HANDLE_READABLE ? POLLIN : 0)
@@ -69,7 +71,8 @@ static int bits_of(int fd, int value, int revents)
         return 0;
     return (asked.revents & POLLIN ? VIR_EVENT_HANDLE_READABLE : 0)
         | (asked.revents & POLLOUT ? VIR_EVENT_HANDLE_WRITABLE : 0)
-        | (asked.revents & POLLERR ? VIR_EVENT_HANDLE_ERROR : 0) | (asked.revents & POLLHUP ? VIR_EVENT_HANDLE_HANGUP : 0);
+        | (asked.revents & POLLERR ? VIR_EVENT_HANDLE_ERROR : 0)
+        | (asked.revents & POLLHUP ? VIR_EVENT_HANDLE_HANGUP : 0);
 }
 
 static void call_back(watch *it, int bits)
@@ -342,12 +345,27 @@ static bool measure_among(char *what, long count, double seconds)
     return true;
 }
 
-static void measure_memory(long count)
+static void start_watchers(long count, int timers)
+{
+    for (long i = 0; i < count; i++) {
+        ev_io *io = timers ? NULL : malloc(sizeof *io);
+        ev_timer *timer = timers ? malloc(sizeof *timer) : NULL;
+        if (io) {
+            ev_io_init(io, on_io, work_quiet_fd(), EV_READ);
+            ev_io_start(loop, io);
+        } else if (timer) {
+            ev_timer_init(timer, on_timer, 3600., 0.);
+            ev_timer_start(loop, timer);
+        }
+    }
+}
+
+static void measure_memory(long count, void (*add)(long count, int timers))
 {
     for (int timers = 0; timers <= 1; timers++) {
-        work_add_quiet(100, timers);
+        add(100, timers);
         double before = work_heap();
-        work_add_quiet(count, timers);
+        add(count, timers);
         print(timers ? "memory_timeout" : "memory_handle", (work_heap() - before) / (double)count);
     }
 }
@@ -391,7 +409,7 @@ int main(int argc, char **argv)
     else
         serve_by_libev();
     if (strcmp(what, "memory") == 0)
-        measure_memory(count);
+        measure_memory(count, strcmp(subject, "watchers") == 0 ? start_watchers : work_add_quiet);
     else if (strcmp(what, "threads") == 0)
         measure_threads(count);
     else if (strcmp(what, "wake") == 0)

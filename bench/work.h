@@ -47,9 +47,9 @@ double work_threads(int threads, long calls, double *wall);
 void work_threads_beside(int threads, long calls, void (*stop)(void));
 double work_threads_result(double *wall);
 
-/* A thread that lets the loop fall asleep and wakes it, so many times: by a timer that it makes due, or by an fd that it
- * writes to. After that, stop is called within the last callback; the result is the time from the call to the callback
- * that so many of a hundred do not exceed. */
+/* A thread that lets the loop fall asleep and wakes it, so many times: by a timer that it makes due, or by an fd that
+ * it writes to. After that, stop is called within the last callback; the result is the time from the call to the
+ * callback that so many of a hundred do not exceed. */
 void work_wake(long count, int by_fd, void (*stop)(void));
 double work_wake_percentile(int percent);
 
