@@ -13,7 +13,7 @@ return (
         if (!direct)
             post(watch, SVE_UPDATE);
 FROM
-        if (!direct && !core.driver_seen)
+        if (!direct && !has_driver())
             post(watch, SVE_UPDATE);
 TO
     },
