@@ -137,8 +137,13 @@ sub add_handle {
 sub update_handle {
     my ($self, $key, $events) = @_;
     my $handle = $self->{handles}{$key} or return;
-    $self->_see_fork;
     my $port = $handle->{port};
+    # Nearly always the host is armed for that, or for more.
+    if ($port && !$handle->{closed} && !($events & ~$port->{armed}) && $port->{process} == $$) {
+        $handle->{events} = $events;
+        return;
+    }
+    $self->_see_fork;
     # The host may have given up on a closed file descriptor.
     $self->_disarm($port) if $port && $handle->{closed};
     @$handle{qw(events closed)} = ($events, 0);
