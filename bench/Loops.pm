@@ -25,7 +25,9 @@ sub start {
     my $self = bless { name => $name, %{ $ADAPTER{$name} || {} } }, $class;
     return bless { %$self, object => Bench::Floor->new }, $class if $name eq 'floor';
     require Sys::Virt;
-    require Sys::Virt::Event if $name ne 'none';
+    Bench::Probe::work_register_nothing() if $name eq 'nothing';
+    return $self if $name =~ /^no/;
+    require Sys::Virt::Event;
     if ($self->{class}) {
         $ENV{$_} = $self->{env}{$_} for keys %{ $self->{env} || {} };
         my $adapter = "Sys::Virt::Event::$self->{class}";

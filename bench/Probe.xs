@@ -74,6 +74,9 @@ void
 work_add_quiet(long count, int timers)
 
 void
+work_register_nothing()
+
+void
 work_expect(long count, SV *code)
   CODE:
     work_expect(count, stopper(aTHX_ code));

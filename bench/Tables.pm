@@ -21,6 +21,7 @@ my @SUBJECTS = (
     [poe        => 'POE, select',                'ours',      'poe'],
     [default    => "libvirt's loop",             'ours',      'default'],
     [none       => 'no loop',                    'ours',      'none'],
+    [nothing    => 'a loop that does nothing',   'ours',      'nothing'],
     [python     => 'Python, functions',          'python',    'functions'],
     [libvirtaio => 'Python, libvirtaio',         'python',    'libvirtaio'],
     [libev      => 'C, libev',                   'c',         'libev'],
@@ -89,11 +90,14 @@ my @SCENARIOS = (
     {
         name     => 'rpc',
         title    => 'A synchronous call of a libvirtd: time of the client, and from beginning to end',
-        subjects => [qw(none default ours installed ev installed_ev), @ADAPTERS],
+        subjects => [qw(none nothing default ours installed ev installed_ev), @ADAPTERS],
         count    => 500,
         what     => { rpc => 'daemon' },
         columns  => [[rpc => 'client'], [rpc_wall => 'in all']],
-        instructions => { lengths => [50, 350], subjects => 'all', what => ['rpc'] },
+        instructions => {
+            lengths => [50, 350], subjects => [qw(none nothing default ours installed ev installed_ev poll glib)],
+            what    => ['rpc'],
+        },
     },
     {
         name     => 'events',
@@ -193,7 +197,7 @@ my @GOALS = (
         ["... of its own among 10, $kind", 3, sub { $_[0]->("${kind}_9000", 'ev') / $_[0]->("${kind}_10", 'ev') }];
     } qw(handle timer)),
     map({ ["RPC with a loop, $_: of no loop, by instructions", 1.03, _ratio('rpc', $_, 'none'), 'instructions'] }
-        qw(ev default ours), @ADAPTERS),
+        qw(nothing ev default ours poll glib)),
     _memory(256, 'EV, beyond libev\'s watchers', 'ev', 'watchers'),
     _memory(1024, 'Perl object, beyond what it keeps itself', 'ours', 'floor'),
     ["call from another thread, EV: ns of its time", 1000, sub { $_[0]->('threads_alone', 'ev') }],

@@ -139,6 +139,35 @@ void work_expect(long count, void (*stop)(void))
 
 int work_is_over(void) { return over; }
 
+/* A loop that does nothing. */
+
+static int last_id;
+
+static int no_handle(int fd, int events, virEventHandleCallback cb, void *opaque, virFreeCallback ff)
+{
+    (void)fd, (void)events, (void)cb, (void)opaque, (void)ff;
+    return ++last_id;
+}
+
+static int no_timeout(int ms, virEventTimeoutCallback cb, void *opaque, virFreeCallback ff)
+{
+    (void)ms, (void)cb, (void)opaque, (void)ff;
+    return ++last_id;
+}
+
+static void no_update(int id, int value) { (void)id, (void)value; }
+
+static int no_remove(int id)
+{
+    (void)id;
+    return 0;
+}
+
+void work_register_nothing(void)
+{
+    virEventRegisterImpl(no_handle, no_update, no_remove, no_timeout, no_update, no_remove);
+}
+
 /* Threads of libvirt. */
 
 static struct {

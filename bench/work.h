@@ -29,6 +29,9 @@ void work_update_timeout(int id, long count);
 void work_add_remove(int fd, long count);
 void work_add_remove_timeout(long count);
 
+/* An event loop that does nothing: what libvirt itself does for the sake of one. */
+void work_register_nothing(void);
+
 /* How many free functions are still to be run. */
 long work_not_freed(void);
 
