@@ -21,7 +21,9 @@
  *    goes would tell the server to close. So in a child they are silent, see claim.h.
  *
  * One lock guards the table, the mailbox and what watch.h says it does. It is never
- * held while anything foreign runs: no back-end (but for wake), no callback, no free function.
+ * held while anything foreign runs: no back-end, no callback, no free function. Another one,
+ * the bell's, is held while the owner is woken, and by those who change what wakes it: so
+ * that an owner who is awake before the waking is done need not wait for that.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -62,7 +64,7 @@ struct own_watch {
 };
 
 static struct {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock, bell;          /* taken in this order; the lock may be left first */
     sve_table table;
     sve_mailbox mailbox;
     int last_id;
@@ -82,10 +84,22 @@ static struct {
     size_t due_count;
     unsigned long last_due;
     int running;
-} core = { .lock = PTHREAD_MUTEX_INITIALIZER, .due_end = &core.due };
+} core = { .lock = PTHREAD_MUTEX_INITIALIZER, .bell = PTHREAD_MUTEX_INITIALIZER, .due_end = &core.due };
 
 static void lock(void) { pthread_mutex_lock(&core.lock); }
 static void unlock(void) { pthread_mutex_unlock(&core.lock); }
+
+static void lock_with_bell(void)
+{
+    lock();
+    pthread_mutex_lock(&core.bell);
+}
+
+static void unlock_with_bell(void)
+{
+    pthread_mutex_unlock(&core.bell);
+    unlock();
+}
 
 void sve_bridge_trace(bool on) { core.tracing = on; }
 
@@ -147,9 +161,9 @@ static void on_wake(int id, int fd, int events, void *opaque)
 {
     (void)id, (void)fd, (void)events, (void)opaque;
     /* Silence first: what is posted after that rings again. */
-    lock();
+    lock_with_bell();
     bool is_ours = sve_mailbox_silence(&core.mailbox);
-    unlock();
+    unlock_with_bell();
     /* The program has closed the fd: the delivery gives the loop a new one. */
     if (!is_ours)
         take_away(core.loop, &core.wake);
@@ -169,9 +183,9 @@ static void on_look(int id, void *opaque)
 
 static sve_watch *new_wake_watch(void)
 {
-    lock();
+    lock_with_bell();
     int fd = sve_mailbox_fd(&core.mailbox);
-    unlock();
+    unlock_with_bell();
     sve_watch *watch = fd < 0 ? NULL
                               : sve_watch_new(SVE_HANDLE, fd, VIR_EVENT_HANDLE_READABLE, NULL, NULL);
     if (watch)
@@ -387,10 +401,10 @@ static void in_child(void)
     /* The loop is to look at the handles before it watches them. */
     if (core.shares || !sve_mailbox_is_empty(&core.mailbox))
         sve_mailbox_ring(&core.mailbox);
-    unlock();
+    unlock_with_bell();
 }
 
-static void see_forks(void) { pthread_atfork(lock, unlock, in_child); }
+static void see_forks(void) { pthread_atfork(lock_with_bell, unlock_with_bell, in_child); }
 
 void sve_bridge_boot(virEventHandleCallback on_handle, virEventTimeoutCallback on_timeout)
 {
@@ -480,6 +494,7 @@ static void empty_mailbox(void)
     core.emptying = false;
 }
 
+/* Under the bell. */
 static void wake_owner(void)
 {
     sve_loop *loop = core.loop;
@@ -494,9 +509,9 @@ static void wake_for_the_rest(void)
 {
     if (sve_mailbox_is_empty(&core.mailbox))
         return;
-    lock();
+    lock_with_bell();
     wake_owner();
-    unlock();
+    unlock_with_bell();
 }
 
 static bool needs_delivery(sve_loop *loop)
@@ -574,12 +589,18 @@ void sve_bridge_deliver(void)
         leave(loop);
 }
 
-/* Another thread's call, under the lock. */
-static void post(sve_watch *watch, unsigned call)
+/* The end of another thread's call: gives up the lock. */
+static void post_and_unlock(sve_watch *watch, unsigned call)
 {
     core.foreign_seen = true;
-    if (sve_mailbox_post(&core.mailbox, watch, call))
-        wake_owner();
+    bool wakes = sve_mailbox_post(&core.mailbox, watch, call);
+    if (wakes)
+        pthread_mutex_lock(&core.bell);
+    unlock();
+    if (!wakes)
+        return;
+    wake_owner();
+    pthread_mutex_unlock(&core.bell);
 }
 
 static bool take_id(sve_watch *watch)
@@ -606,8 +627,9 @@ static void insert(sve_watch *watch, unsigned call)
     lock();
     enter_table(watch);
     if (call)
-        post(watch, call);
-    unlock();
+        post_and_unlock(watch, call);
+    else
+        unlock();
 }
 
 /* The id, or -1. The watch is in the table only once the loop has it: before that no one
@@ -652,7 +674,7 @@ static bool is_direct(sve_loop *loop, const sve_watch *watch) { return loop && !
 static void update(sve_kind kind, int id, int value)
 {
     sve_loop *loop = enter();
-    bool direct = false;
+    bool direct = false, is_posted = false;
 
     trace("update_%s(%d, %d)", noun(kind), id, value);
     lock();
@@ -666,11 +688,13 @@ static void update(sve_kind kind, int id, int value)
         direct = is_direct(loop, watch);
         if (direct && is_cut)
             watch->told = SVE_UNTOLD;    /* the fd stands for another file */
-        if (!direct)
-            post(watch, SVE_UPDATE);
+        is_posted = !direct;
         direct = direct && !is_silent(watch);
     }
-    unlock();
+    if (is_posted)
+        post_and_unlock(watch, SVE_UPDATE);
+    else
+        unlock();
     if (direct) {
         sve_watch_hold(watch);
         change(loop, watch, value);
@@ -693,10 +717,11 @@ static int remove_(sve_kind kind, int id)
         direct = is_direct(loop, watch);
         if (direct)
             watch->pending = 0;
-        else
-            post(watch, SVE_REMOVE);
     }
-    unlock();
+    if (watch && !direct)
+        post_and_unlock(watch, SVE_REMOVE);
+    else
+        unlock();
     if (direct)
         retire(loop, watch);
     if (loop)
@@ -845,9 +870,9 @@ void sve_bridge_let_go(void)
 
 void sve_bridge_set_loop(sve_loop *loop)
 {
-    lock();                              /* another thread may just be waking the one before */
+    lock_with_bell();                    /* another thread may just be waking the one before */
     core.loop = loop;
-    unlock();
+    unlock_with_bell();
     if (!core.claim)
         begin_claim();
     leave(loop);
@@ -872,7 +897,7 @@ void sve_bridge_abandon(void)
     unsigned calls;
     sve_watch *watch;
 
-    lock();
+    lock_with_bell();
     core.loop = NULL;
     while ((watch = sve_mailbox_take(&core.mailbox, &calls))) {
         watch->attached = false;
@@ -883,7 +908,7 @@ void sve_bridge_abandon(void)
     sve_table_clear(&core.table, abandon);
     end_claims(any_is_over);
     core.claim = NULL;
-    unlock();
+    unlock_with_bell();
     while ((watch = core.due)) {
         core.due = watch->next_due;
         sve_watch_unref(watch);

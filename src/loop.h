@@ -1,6 +1,6 @@
 /* What a loop back-end implements. bridge.c calls it, on the owner, except for
  * is_owner and wake, which any thread may call: those two touch nothing that
- * changes while the loop is registered. No lock of ours is held, except for wake.
+ * changes while the loop is registered. No lock of ours is held, but for wake the bell's.
  */
 #ifndef SVE_LOOP_H
 #define SVE_LOOP_H
@@ -26,7 +26,7 @@ struct sve_loop {
     void (*detach)(sve_loop *loop, sve_watch *watch);
 
     /* Make the sleeping loop call sve_bridge_deliver soon. NULL: the bridge gives the
-     * loop a watch of its own for that, as wake_watch says. Called under the core lock. */
+     * loop a watch of its own for that, as wake_watch says. */
     void (*wake)(sve_loop *loop);
     sve_wake_policy wake_watch;
 

@@ -10,11 +10,9 @@ return (
         also  => ['vm_crash', 'vm_rounds'],
         what  => 'updates by the threads of a hypervisor driver are dropped',
         edits => [['src/bridge.c', <<'FROM', <<'TO']],
-        if (!direct)
-            post(watch, SVE_UPDATE);
+        is_posted = !direct;
 FROM
-        if (!direct && !has_driver())
-            post(watch, SVE_UPDATE);
+        is_posted = !direct && !has_driver();
 TO
     },
     {

@@ -5,10 +5,10 @@ use warnings;
 my $POLL   = 'lib/Sys/Virt/Event/Poll.pm';
 my $BRIDGE = 'src/bridge.c';
 
-my $POST = "    if (sve_mailbox_post(&core.mailbox, watch, call))\n        wake_owner();";
+my $POST = '    bool wakes = sve_mailbox_post(&core.mailbox, watch, call);';
 
 # Only what meets the condition wakes the loop.
-sub wakes_if { return [$BRIDGE, $POST, $POST =~ s/call\)\)/call) && ($_[0]))/r] }
+sub wakes_if { return [$BRIDGE, $POST, $POST =~ s/call\)/call) && ($_[0])/r] }
 
 return (
     {
@@ -33,6 +33,8 @@ return (
         edits => [[$BRIDGE, $POST, <<"C" =~ s/\n\z//r]],
     bool waits = !watch->foreign && watch->kind == SVE_HANDLE && call == SVE_REMOVE;
 $POST
+    if (waits && wakes)
+        wake_owner();
     while (waits && !sve_mailbox_is_empty(&core.mailbox)) {
         unlock();
         usleep(1000);
