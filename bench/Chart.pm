@@ -8,7 +8,7 @@ use warnings;
 use List::Util qw(max min);
 
 # Width and height of a panel, and what is around it.
-use constant { WIDTH => 380, HEIGHT => 430, LEFT => 70, TOP => 60, BELOW => 60, BETWEEN => 40, LEGEND => 190 };
+use constant { WIDTH => 380, HEIGHT => 430, LEFT => 70, TOP => 60, BELOW => 60, BETWEEN => 60, LEGEND => 190 };
 
 # Ours are drawn in full, the peers dashed.
 my @LINES = (
