@@ -98,7 +98,10 @@ sub _version_of {
 sub loop {
     my ($self) = @_;
     if (!$self->{loop}) {
+        my $on_pipe = $SIG{PIPE};
         $self->{loop} = $self->_find_loop($self->{given});
+        # Some hosts have SIGPIPE ignored when they are loaded, which comes after what the program has set.
+        $SIG{PIPE} = $on_pipe if $on_pipe;
         $self->_tend;
     }
     return $self->{loop};
