@@ -41,6 +41,13 @@ sub _class_on_ev {
     return $on_ev;
 }
 
+# A signal does not end a pass of the reactor, so stop in a handler of %SIG would wait for something to happen.
+sub stop {
+    my ($self) = @_;
+    $self->_timer(0, sub { }) if $self->{loop};
+    return $self->SUPER::stop;
+}
+
 # A reset with the option freeze, as in a child of Mojo::IOLoop::Subprocess, gives the singleton another reactor.
 sub loop {
     my ($self) = @_;
