@@ -127,9 +127,12 @@ sub _deliver {
     my ($self, $watcher) = @_;
     return if $watcher->{is_done};
     $watcher->{is_done} = 1 if $watcher->{is_timer};
+    my ($kernel, $session) = @$self{qw(loop session)};
+    $kernel->refcount_increment($session->ID, 'callback');
     $self->{delivering}++;
     eval { $watcher->{code}->(); 1 } or $self->_report($@);
     $self->{delivering}--;
+    $kernel->refcount_decrement($session->ID, 'callback') if $self->{session} && $self->{session} == $session;
     $self->_disarm_all if !$self->{delivering} && delete $self->{is_stopped};
     return;
 }
