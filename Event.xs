@@ -149,6 +149,15 @@ protect(code)
   OUTPUT:
     RETVAL
 
+SV *
+_held(code, in_c = false)
+    sve_code code
+    bool in_c
+  CODE:
+    RETVAL = sve_held(aTHX_ code, in_c);
+  OUTPUT:
+    RETVAL
+
 void
 watches()
   PREINIT:

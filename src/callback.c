@@ -13,6 +13,9 @@ typedef struct {
 typedef struct {
     sve_border *border;                  /* the innermost */
     int locked;                          /* calls under libvirt's locks on the stack */
+    despatch_signals_proc_t signals;     /* perl's hook, for callbacks run by code that is held */
+    const PERL_SI *held_stack;           /* where only C code is held */
+    I32 held_frame;
     settling_mortal last_mortal;
     unsigned long settling;              /* the last one that any mortal will run */
     SV *spare_error;                     /* recycled by open_frame */
@@ -68,6 +71,15 @@ SV *sve_number(pTHX_ sve_frame *frame, int value)
 
 static void no_signals(pTHX) { PERL_UNUSED_CONTEXT; }
 
+/* In Perl code that the C code calls, handlers run. */
+static void no_signals_in_c(pTHX)
+{
+    dMY_CXT;
+
+    if (PL_curstackinfo != MY_CXT.held_stack || cxstack_ix > MY_CXT.held_frame)
+        MY_CXT.signals(aTHX);
+}
+
 static void put_back(pTHX_ void *pointer)
 {
     dMY_CXT;
@@ -86,10 +98,10 @@ static void put_back(pTHX_ void *pointer)
     SvREFCNT_dec(topic);
     for (int i = 0; i < frame->number_count; i++)
         give_number(aTHX_ &MY_CXT.spare_number[i], frame->numbers[i]);
-    if (frame->signals) {
+    if (frame->signals)
         PL_signalhook = frame->signals;
+    if (frame->locked)
         MY_CXT.locked--;
-    }
     sve_errors_put_back(&frame->errors);
 }
 
@@ -106,6 +118,7 @@ static void open_frame(pTHX_ my_cxt_t *cxt, sve_frame *frame, bool locked, DESTR
     GvSV(PL_defgv) = NULL;               /* perl makes one where it is used */
     frame->number_count = 0;
     frame->signals = NULL;
+    frame->locked = locked;
     if (locked) {
         frame->signals = PL_signalhook;
         PL_signalhook = no_signals;
@@ -478,7 +491,13 @@ void sve_dispatch(pTHX_ sve_watch *watch, int events)
 
 static void run_in(pTHX_ sve_border *border, sve_watch *watch, int events)
 {
+    dMY_CXT;
+
     sve_border_open(aTHX_ border, NULL);
+    if (PL_signalhook == no_signals && !MY_CXT.locked) {
+        border->frame.signals = no_signals;
+        PL_signalhook = MY_CXT.signals;
+    }
     if (may_run(aTHX_ watch)) {
         border->running = watch;
         sve_bridge_call(watch, events);
@@ -700,20 +719,35 @@ void sve_remove(pTHX_ CV *cv, sve_kind kind, int id)
     sve_border_close(aTHX_ &border);
 }
 
-/* protect() returns an XSUB that carries the code as its magic, which an ithread's clone duplicates. */
+/* XSUBs that carry code as their magic, which an ithread's clone duplicates. */
 
-static const MGVTBL protect_vtbl = { .svt_free = NULL };
+static const MGVTBL code_vtbl = { .svt_free = NULL };
+
+static SV *code_of(pTHX_ CV *cv)
+{
+    PERL_UNUSED_CONTEXT;
+    return mg_findext((SV *)cv, PERL_MAGIC_ext, &code_vtbl)->mg_obj;
+}
+
+static SV *carrier(pTHX_ XSUBADDR_t xsub, SV *code)
+{
+    CV *cv = newXS(NULL, xsub, __FILE__);
+    SV *copy = newSVsv(code);
+
+    sv_magicext((SV *)cv, copy, PERL_MAGIC_ext, &code_vtbl, NULL, 0);
+    SvREFCNT_dec(copy);
+    return newRV_noinc((SV *)cv);
+}
 
 XS_INTERNAL(sve_protected_call)
 {
     dXSARGS;
-    MAGIC *magic = mg_findext((SV *)cv, PERL_MAGIC_ext, &protect_vtbl);
     sve_frame frame;
     SV *error = NULL, *result = NULL;
 
     sve_enter(aTHX_ &frame, false);
     if (!sve_is_exiting(aTHX))
-        error = sve_eval(aTHX_ magic->mg_obj, GIMME_V, &ST(0), items,
+        error = sve_eval(aTHX_ code_of(aTHX_ cv), GIMME_V, &ST(0), items,
                          GIMME_V == G_VOID ? NULL : &result);
     if (error)
         sve_park(aTHX_ error, "Exception in a protected callback: ");
@@ -742,14 +776,50 @@ XS_INTERNAL(sve_protected_call)
     PUTBACK;
 }
 
-SV *sve_protect(pTHX_ SV *code)
-{
-    CV *cv = newXS(NULL, sve_protected_call, __FILE__);
-    SV *copy = newSVsv(code);
+SV *sve_protect(pTHX_ SV *code) { return carrier(aTHX_ sve_protected_call, code); }
 
-    sv_magicext((SV *)cv, copy, PERL_MAGIC_ext, &protect_vtbl, NULL, 0);
-    SvREFCNT_dec(copy);
-    return newRV_noinc((SV *)cv);
+static void hold_signals(pTHX_ my_cxt_t *cxt, despatch_signals_proc_t hook)
+{
+    SAVEVPTR(PL_signalhook);
+    if (PL_signalhook != no_signals && PL_signalhook != no_signals_in_c)
+        cxt->signals = PL_signalhook;
+    if (PL_signalhook != no_signals)
+        PL_signalhook = hook;
+}
+
+/* Their arguments, results and exceptions are those of the code. */
+
+XS_INTERNAL(sve_held_call)
+{
+    dXSARGS;
+    dMY_CXT;
+
+    ENTER;
+    hold_signals(aTHX_ &MY_CXT, no_signals);
+    PUSHMARK(SP - items);
+    call_sv(code_of(aTHX_ cv), GIMME_V);
+    LEAVE;
+}
+
+XS_INTERNAL(sve_held_in_c_call)
+{
+    dXSARGS;
+    dMY_CXT;
+
+    ENTER;
+    hold_signals(aTHX_ &MY_CXT, no_signals_in_c);
+    SAVEVPTR(MY_CXT.held_stack);
+    SAVEI32(MY_CXT.held_frame);
+    MY_CXT.held_stack = PL_curstackinfo;
+    MY_CXT.held_frame = cxstack_ix + 1;  /* that of the code */
+    PUSHMARK(SP - items);
+    call_sv(code_of(aTHX_ cv), GIMME_V);
+    LEAVE;
+}
+
+SV *sve_held(pTHX_ SV *code, bool in_c)
+{
+    return carrier(aTHX_ in_c ? sve_held_in_c_call : sve_held_call, code);
 }
 
 void sve_callback_boot(pTHX)
@@ -765,7 +835,7 @@ void sve_callback_clone(pTHX)
 #ifdef USE_ITHREADS
     MY_CXT_CLONE;
     Zero(&MY_CXT, 1, my_cxt_t);
-    if (PL_signalhook == no_signals)     /* the thread was made inside a method */
+    if (PL_signalhook == no_signals || PL_signalhook == no_signals_in_c)    /* the thread was made inside */
         PL_signalhook = Perl_despatch_signals;
 #else
     PERL_UNUSED_CONTEXT;

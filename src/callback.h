@@ -22,6 +22,7 @@ typedef struct {
     SV *error, *topic;                   /* the caller's $@ and $_ */
     sve_errors errors;
     despatch_signals_proc_t signals;     /* the caller's signal hook, where it was replaced */
+    bool locked;
     SV *numbers[SVE_NUMBERS];
     int number_count;
 } sve_frame;
@@ -97,6 +98,10 @@ void sve_update(pTHX_ CV *cv, sve_kind kind, int id, int value);
 void sve_remove(pTHX_ CV *cv, sve_kind kind, int id);
 
 SV *sve_protect(pTHX_ SV *code);
+
+/* A coderef that calls code, of an adapter, which handlers in %SIG must not leave half done: they wait, though not for
+ * the callbacks that it runs. in_c: it is C code called by that code which must not be left so. */
+SV *sve_held(pTHX_ SV *code, bool in_c);
 
 void sve_callback_boot(pTHX);
 void sve_callback_clone(pTHX);

@@ -58,8 +58,8 @@ sub _unwatch { @{ $_[1] } = () }
 # AnyEvent's own loop hands on what a callback throws. Others end a watch then, or the program: there it is logged.
 sub _guarded {
     my ($self, $code) = @_;
-    return $code if $self->{loop} eq 'AnyEvent::Impl::Perl';
-    return sub { eval { $code->(); 1 } or AE::log(error => "$@") };
+    return Sys::Virt::Event::_held($self->{loop} eq 'AnyEvent::Impl::Perl' ? $code
+        : sub { eval { $code->(); 1 } or AE::log(error => "$@") });
 }
 
 sub _timer {
@@ -243,6 +243,14 @@ descriptor whose callbacks die, the first exception is thrown, and the others ar
 =head1 NESTED RUNS
 
 A callback may run the loop. Its own handle or timer is passed over meanwhile, and all others go on.
+
+=head1 SIGNALS
+
+AnyEvent's own loop runs handlers in C<%SIG> at once, and C<run_until> then asks its code. But that loop is written in
+Perl: what it is at work on may be lost when a handler dies in the midst of it, a timer that is due, say. Use
+C<< AnyEvent->signal >>. For other loops see their manuals.
+
+AnyEvent has SIGPIPE do nothing, unless the program has a handler or ignores it.
 
 =head1 FORK
 

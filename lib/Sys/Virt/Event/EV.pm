@@ -165,8 +165,8 @@ that is a warning. The watch stays registered.
 
 =head1 SIGNALS
 
-EV runs handlers in C<%SIG> when the next watcher of Perl's is called, which may be long after the signal. Use
-C<EV::signal>.
+C<EV::run> runs handlers in C<%SIG> when the next watcher of Perl's is called, which may be long after the signal. Use
+C<EV::signal>. In C<run_for> and C<run_until> they run at once, and may die or call C<stop>.
 
 =head1 FORK
 

@@ -54,11 +54,11 @@ sub _unwatch {
 sub _renewing {
     my ($self, $handle, $read, $write, $code) = @_;
     Scalar::Util::weaken($self);
-    return sub {
+    return Sys::Virt::Event::_held(sub {
         $self->_unwatch($handle);
         $self->_watch($handle, $read, $write, $code);
         $code->();
-    };
+    });
 }
 
 # Not watch_idle for the next iteration: when one of those dies the loop forgets the others of the same iteration. Fired
@@ -186,6 +186,18 @@ others are warnings.
 =head1 NESTED RUNS
 
 A callback may run the loop. Its own handle or timer is passed over meanwhile, and all others go on.
+
+=head1 SIGNALS
+
+A handler in C<%SIG> runs at once. But IO::Async::Loop::Poll goes on waiting afterwards, so its own C<stop>, that of
+this class and what C<run_until> asks for make no difference before something happens. And the loop is written in Perl:
+what it is at work on may be lost when a handler dies in the midst of it. Use C<< $loop->watch_signal >>.
+
+IO::Async has SIGPIPE ignored, unless the program has a handler.
+
+=head1 TIMERS
+
+A timer of 0 ms that a callback of a handle sets is due in the same pass of the loop, which turns to its timers last.
 
 =head1 THE CLOCK
 

@@ -28,6 +28,10 @@ my $CLOCK = eval { Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
     ? Time::HiRes::CLOCK_MONOTONIC() : Time::HiRes::CLOCK_REALTIME();
 sub _now { Time::HiRes::clock_gettime($CLOCK) }
 
+# What a host loop calls is held: a handler in %SIG that dies would leave it half done, and the watch unwatched. It waits
+# until that is done, or a callback runs. It already does in what libvirt calls.
+BEGIN { *_held = \&Sys::Virt::Event::_held }
+
 # use Sys::Virt::Event::Mojo -register;
 sub import {
     my ($class, @words) = @_;
@@ -190,7 +194,7 @@ sub _new_port {
     my $port = $self->{ports}{$fd} = { fd => $fd, handles => {}, armed => 0, process => $$ };
     Scalar::Util::weaken(my $weak_self = $self);
     Scalar::Util::weaken(my $weak_port = $port);
-    $port->{code} = sub { $weak_self->_on_ready($weak_port) if $weak_port };
+    $port->{code} = _held(sub { $weak_self->_on_ready($weak_port) if $weak_port });
     return $port;
 }
 
@@ -340,11 +344,11 @@ sub _pause {
     my ($self, $port) = @_;
     Scalar::Util::weaken(my $weak_self = $self);
     Scalar::Util::weaken(my $weak_port = $port);
-    $port->{pause} ||= $self->_timer(PAUSE, sub {
+    $port->{pause} ||= $self->_timer(PAUSE, _held(sub {
         return if !$weak_port;
         delete $weak_port->{pause};
         $weak_self->_arm($weak_port);
-    });
+    }));
     return;
 }
 
@@ -358,7 +362,7 @@ sub add_timeout {
     my $timer = { key => ++$self->{last_key}, ms => -1, cb => $cb, opaque => $opaque, ff => $ff };
     Scalar::Util::weaken(my $weak_self = $self);
     Scalar::Util::weaken(my $weak_timer = $timer);
-    $timer->{code} = sub { $weak_self->_on_timer($weak_timer) if $weak_timer };
+    $timer->{code} = _held(sub { $weak_self->_on_timer($weak_timer) if $weak_timer });
     $self->_set_timer($timer, $ms);
     $self->{timers}{ $timer->{key} } = $timer;
     $self->{watched}++;
@@ -456,7 +460,7 @@ sub _wants_wake {
 sub _hold {
     my ($self) = @_;
     Scalar::Util::weaken(my $weak_self = $self);
-    $self->{hold} = $self->_timer(FOREVER, sub { $weak_self->_hold if $weak_self }, 1);
+    $self->{hold} = $self->_timer(FOREVER, _held(sub { $weak_self->_hold if $weak_self }), 1);
     return;
 }
 
@@ -477,10 +481,12 @@ sub _disarm_all {
 
 sub _arm_all {
     my ($self) = @_;
-    $self->_disarm_all;
-    $self->_arm($_) for values %{ $self->{ports} };
-    $self->_arm_timer($_) for values %{ $self->{timers} };
-    $self->_tend;
+    _held(sub {
+        $self->_disarm_all;
+        $self->_arm($_) for values %{ $self->{ports} };
+        $self->_arm_timer($_) for values %{ $self->{timers} };
+        $self->_tend;
+    })->();
     return;
 }
 
@@ -521,19 +527,21 @@ sub _limited {
     if (defined $seconds) {
         my $end = _now() + $seconds;
         # Some loops are early by a bit.
-        $set_limit = sub {
+        $set_limit = _held(sub {
             undef $limit;
             my $left = $end - _now();
             $limit = $self->_timer($left, $set_limit, 1) if $left > 0;
-        };
+        });
         $limit = $self->_timer($seconds > 0 ? $seconds : 0, $set_limit, 1);
     }
     my $result = eval { [$code->()] };
     my $error  = $@;
     # The timer, its code and these variables hold each other.
-    my $timer = $limit;
-    undef $_ for $limit, $set_limit;
-    $self->_cancel($timer) if $timer;
+    _held(sub {
+        my $timer = $limit;
+        undef $_ for $limit, $set_limit;
+        $self->_cancel($timer) if $timer;
+    })->();
     $self->_throw($error) if !$result;
     return $result->[0];
 }
@@ -704,9 +712,9 @@ Ends that. It may be called while its C<$code> runs.
 =head2 _timer($seconds, $code, $holds)
 
 Calls C<< $code->() >> once, after so many seconds. They have a fraction, and may be millions. A little early does no
-harm, except that the time is spent in more passes. With 0 it is the next pass: neither this one, nor before file
-descriptors were looked at. Returns what C<_cancel> needs, a true value; that is not called for a timer that has been
-called itself.
+harm, except that the time is spent in more passes. With 0 it is the next pass, or the rest of this one if file
+descriptors come first in it: not before they were looked at. Returns what C<_cancel> needs, a true value; that is not
+called for a timer that has been called itself.
 
 C<$holds> is true for a timer that is to keep a loop running that ends by itself. Where the loop can be told so, other
 timers and watches do not.
@@ -725,6 +733,11 @@ for. An adapter need not limit the time: there is a timer for that.
 The C<$code> of a watch or timer dies if a callback of libvirt's died, after it has put its own affairs in order. The
 exception belongs where the users of the host loop look for those of its callbacks. For many loops nothing is to be done
 for that. But the watch must live on, so where the loop drops a watcher that has died, make it anew.
+
+=head2 Signals
+
+While the C<$code> of a watch or timer, or a method that libvirt calls, is at work, handlers in C<%SIG> wait; in
+callbacks they run. So one that dies leaves nothing half done. What an adapter does around that code is not covered.
 
 =head1 WRITE AN ADAPTER
 

@@ -64,7 +64,7 @@ sub _watch {
     my ($self, $file, $read, $write, $code) = @_;
     my $reactor = $self->loop;
     my ($watcher, $guard) = $self->_guarded($reactor);
-    $reactor->io($file => sub { $guard && $code->() })->watch($file, $read, $write);
+    $reactor->io($file => Sys::Virt::Event::_held(sub { $guard && $code->() }))->watch($file, $read, $write);
     return $watcher;
 }
 
@@ -79,7 +79,9 @@ sub _timer {
     my ($self, $seconds, $code) = @_;
     my $reactor = $self->loop;
     my ($watcher, $guard) = $self->_guarded($reactor);
-    $watcher->{id} = $reactor->timer($seconds => sub { $guard->{watcher}{is_done} = 1; $code->() });
+    $watcher->{id} = $reactor->timer(
+        $seconds => Sys::Virt::Event::_held(sub { $guard->{watcher}{is_done} = 1; $code->() }),
+    );
     return $watcher;
 }
 
@@ -243,6 +245,19 @@ error, the others are warnings.
 On EV it goes to C<$EV::DIED>, which prints a warning.
 
 Of their own, C<run_for> and C<run_until> die with C<Cannot run:> and the reason, if the number of seconds is none.
+
+=head1 SIGNALS
+
+A handler in C<%SIG> runs at once, and may call C<stop>. But the reactor goes on waiting afterwards, so C<run_until>
+does not ask its code before something happens. And Mojo::Reactor::Poll is written in Perl: what it is at work on may be
+lost when a handler dies in the midst of it. libvirt's timers are then set anew.
+
+Mojo::IOLoop has SIGPIPE ignored when it is loaded. Where it is this module that loads it, a handler of the program
+stays.
+
+=head1 TIMERS
+
+A timer of 0 ms that a callback of a handle sets is due in the same tick of the reactor, which turns to its timers last.
 
 =head1 FORK
 

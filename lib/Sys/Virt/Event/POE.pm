@@ -55,8 +55,8 @@ sub _session {
         _stop => sub { $weak_self->_on_stop if $weak_self },
         start => sub { $weak_self->_arm_all if $weak_self },
         call  => sub { $_[POE::Session::ARG0()]->() },
-        ready => sub { $weak_self->_deliver($_[POE::Session::ARG2()]) if $weak_self },
-        due   => sub { $weak_self->_deliver($_[POE::Session::ARG0()]) if $weak_self },
+        ready => Sys::Virt::Event::_held(sub { $weak_self->_deliver($_[POE::Session::ARG2()]) if $weak_self }),
+        due   => Sys::Virt::Event::_held(sub { $weak_self->_deliver($_[POE::Session::ARG0()]) if $weak_self }),
         die   => sub {
             my ($kernel, $session, $info) = @_[POE::Session::KERNEL(), POE::Session::SESSION(), POE::Session::ARG1()];
             $kernel->sig_handled if ref $info eq 'HASH' && $info->{dest_session} == $session;
@@ -122,7 +122,8 @@ sub _cancel {
     return;
 }
 
-# What is delivered may have been in the queue for a while.
+# What is delivered may have been in the queue for a while. A run inside the callback must not end the session when it
+# has nothing to wait for by then: POE gets confused if one goes in the midst of its own event.
 sub _deliver {
     my ($self, $watcher) = @_;
     return if $watcher->{is_done};
@@ -300,6 +301,14 @@ timer lives on, and so do all others. When several callbacks on one file descrip
 exception is told, the others are warnings.
 
 Of their own, C<run_for> and C<run_until> die with C<Cannot run:> and the reason, if the number of seconds is none.
+
+=head1 SIGNALS
+
+A handler in C<%SIG> runs at once, and C<run_until> then asks its code. POE has one of its own for signals that a
+session watches by C<sig>, which is the better way: the kernel is written in Perl, and what it is at work on may be lost
+when a handler dies in the midst of it.
+
+POE has SIGPIPE ignored when it is loaded. Where it is this module that loads it, a handler of the program stays.
 
 =head1 FORK
 
