@@ -5,6 +5,7 @@
 #include "src/callback.h"
 #include "src/default_loop.h"
 #include "src/ev_loop.h"
+#include "src/glib_source.h"
 #include "src/perl_loop.h"
 #include "src/readiness.h"
 #include "src/registration.h"
@@ -307,6 +308,32 @@ _serve_by_ev(self, loop, hold)
     RETVAL = sve_is_owner(NULL) && SvROK(self) && SvRV(self) == SvRV(sve_perl_loop_object(aTHX));
     if (RETVAL && !sve_perl_loop_has_handed_over())
         sve_perl_loop_hand_over(sve_ev_loop_begin(aTHX_ loop, hold));
+  OUTPUT:
+    RETVAL
+
+#endif
+
+#ifdef SVE_HAVE_GLIB
+
+SV *
+_watch_by_glib(context, fd, read, write, code)
+    SV *context
+    int fd
+    bool read
+    bool write
+    sve_code code
+  CODE:
+    RETVAL = sve_glib_watch(aTHX_ context, fd, read, write, code);
+  OUTPUT:
+    RETVAL
+
+SV *
+_timer_by_glib(context, ms, code)
+    SV *context
+    UV ms
+    sve_code code
+  CODE:
+    RETVAL = sve_glib_timer(aTHX_ context, ms, code);
   OUTPUT:
     RETVAL
 

@@ -55,6 +55,12 @@ my @ADAPTERS = (
         }
     } ['Select'], ['IO_Poll']),
     { name => 'Glib', class => 'Sys::Virt::Event::Glib', main => 1, modules => ['Glib'] },
+    {
+        name    => 'Glib with a context of its own',
+        class   => 'Sys::Virt::Event::Glib',
+        modules => ['Glib'],
+        options => { context => sub { require Glib; Glib::MainContext->new } },
+    },
     map({
         my $loop = $_;
         {

@@ -15,19 +15,23 @@ sub _needs       { (Glib => '1.220') }
 sub _loop_option { 'context' }
 sub _loop_class  { 'Glib::MainContext' }
 
-# Perl's Glib has no way to attach a source to another context.
+# Perl's Glib has no way to attach a source to another context than the default one. C has.
 sub new {
     my ($class, @options) = @_;
     my $self    = $class->SUPER::new(@options);
     my $context = $self->{given} // return $self;
-    Carp::croak("Cannot make $class: Glib can watch in its default context only")
-        if ${$context} != ${ Glib::MainContext->default };
+    return $self if ${$context} == ${ Glib::MainContext->default };
+    Carp::croak("Cannot make $class: Sys::Virt::Event was built without GLib's headers, ",
+        "so it can watch in the default context only") if !defined &Sys::Virt::Event::_watch_by_glib;
+    $self->{is_by_c} = 1;
+    Sys::Virt::Event::_held(\&_have_reporter)->();
     return $self;
 }
 
 sub _find_loop {
+    my ($self, $context) = @_;
     require Glib;
-    return Glib::MainContext->default;
+    return $context // Glib::MainContext->default;
 }
 
 # A source that is being called is out of its context for that time, and gone if the call dies. So what is called is
@@ -35,17 +39,18 @@ sub _find_loop {
 # Glib can have the exception. Glib complains of a closed file descriptor, so for that there is a timer.
 sub _watch {
     my ($self, $fd, $read, $write, $code) = @_;
+    return Sys::Virt::Event::_watch_by_glib($self->{loop}, $fd, $read, $write, $code) if $self->{is_by_c};
     my $conditions = Glib::IOCondition->new([$read ? 'in' : (), $write ? 'out' : (), qw(err hup nval)]);
     my ($source, $call);
     my $start = sub {
         $source = Sys::Virt::Event::_poll_fd($fd, 0) & Sys::Virt::Event::Loop::CLOSED
             ? Glib::Timeout->add(0, $call) : Glib::IO->add_watch($fd, $conditions, $call);
     };
-    $call = sub {
+    $call = Sys::Virt::Event::_held(sub {
         $start->();
         $code->();
         return 0;
-    };
+    });
     $start->();
     # The two hold each other.
     return sub {
@@ -54,20 +59,42 @@ sub _watch {
     };
 }
 
-sub _unwatch { $_[1]->() }
+# What is by C ends where it is no longer held.
+sub _unwatch { $_[1]->() if !$_[0]{is_by_c} }
 
 # In whole milliseconds, rounded up: a fraction would be spent polling. Glib's number has 32 bits.
 sub _timer {
     my ($self, $seconds, $code) = @_;
     my $ms = $seconds > 0 ? List::Util::min(1e9, int($seconds * 1000) + 1) : 0;
-    return Glib::Timeout->add($ms, sub { $code->(); return 0 });
+    return Sys::Virt::Event::_timer_by_glib($self->{loop}, $ms, $code) if $self->{is_by_c};
+    return Glib::Timeout->add($ms, Sys::Virt::Event::_held(sub { $code->(); return 0 }));
 }
 
-sub _cancel { Glib::Source->remove($_[1]) }
+sub _cancel { Glib::Source->remove($_[1]) if !$_[0]{is_by_c} }
 
+# What C calls with an exception. The handlers of Glib->install_exception_handler are called by Perl's Glib alone, for
+# what its own callbacks throw.
+sub _have_reporter {
+    return if defined &_report;
+    my $class = 'Sys::Virt::Event::Glib::Thrower';
+    my %signals = (thrown => { param_types => ['Glib::Scalar'] });
+    Glib::Type->register_object('Glib::Object', $class, signals => \%signals);
+    my $thrower = $class->new;
+    $thrower->signal_connect(thrown => sub { die $_[1] });
+    *_report = Sys::Virt::Event::_held(sub {
+        local ($_, $SIG{__DIE__});
+        $thrower->signal_emit(thrown => $_[0]);
+    }, 1);
+    return;
+}
+
+# Two things that would jump over GLib, which aborts later on. Perl's Glib runs handlers in %SIG itself, which may die:
+# they wait for the end of the iteration, or for Perl code in it. And it sets $_ to tell of an exception, which may stand
+# for something that is read-only.
 sub _iterate {
     my ($self) = @_;
-    $self->{loop}->iteration(1);
+    $self->{iterate} ||= Sys::Virt::Event::_held(sub { local $_; $_[0]->iteration(1) }, 1);
+    $self->{iterate}->($self->{loop});
     return 1;
 }
 
@@ -123,8 +150,8 @@ Returns an object that is not registered yet. Options:
 
 =item context => $context
 
-The Glib::MainContext. Perl's Glib can watch in the default context only, so this is C<< Glib::MainContext->default >>,
-and any other an exception.
+The Glib::MainContext. Default: C<< Glib::MainContext->default >>. Perl's Glib can watch in that one only, so for others
+there is code in C, which is there if GLib's headers were when Sys::Virt::Event was built.
 
 =item hold_loop => 1 or 0
 
@@ -132,8 +159,9 @@ As with any adapter, but it makes no difference here: see L</WHAT KEEPS THE LOOP
 
 =back
 
-Exceptions start with C<Cannot make Sys::Virt::Event::Glib:>. The reasons are an unknown option, a context that is not
-the default one, and a Glib that is missing or older than 1.220.
+Exceptions start with C<Cannot make Sys::Virt::Event::Glib:>. The reasons are an unknown option, a context that is none,
+another context than the default one where this was built without GLib's headers, and a Glib that is missing or older
+than 1.220.
 
 =head2 register(%options)
 
@@ -176,6 +204,14 @@ leaves C<run_for> or C<run_until>.
 If one wake finds several handles on one file descriptor whose callbacks die, the first exception is thrown, and the
 others are warnings.
 
+=head1 SIGNALS
+
+In C<run_for> and C<run_until> a handler in C<%SIG> runs at once, and may die or call C<stop>.
+
+In a Glib::MainLoop that the program runs Perl's Glib runs handlers at once, in the default context. One that dies jumps
+over GLib's C code: C<run> ends with its exception, but from then on handlers wait until some Perl code is called, and
+GLib may abort in a nested run. Where the context is another one, handlers wait for Perl code always.
+
 =head1 NESTED RUNS
 
 A callback may run a main loop. Its own handle or timer is passed over meanwhile, and all others go on, also those on
@@ -188,9 +224,10 @@ Both processes can run the loop after a fork. What holds for connections is in L
 =head1 COST
 
 To change what a file descriptor is watched for, a source is removed and another one added, which are some five system
-calls. libvirt switches its watch off and on with each call to a server; that is not done before it makes a
-difference, so mostly it costs nothing. When a file descriptor is ready, there is one poll(2) beyond GLib's own, and
-its source is added anew: six more small system calls. A timer is added anew each time it is due.
+calls in the default context. libvirt switches its watch off and on with each call to a server; that is not done before
+it makes a difference, so mostly it costs nothing. When a file descriptor is ready, there is one poll(2) beyond GLib's
+own; in the default context its source is added anew, too: six more small system calls. A timer is added anew each time
+it is due.
 
 =head1 THE KIT
 
