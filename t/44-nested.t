@@ -11,7 +11,7 @@ use Sys::Virt::Event qw(:all);
 use Sys::Virt::Event::Poll;
 use Test::Sys::Virt::EventImpl::CApi;
 use Test::Sys::Virt::EventImpl::Daemon;
-use VirtTest qw(:DEFAULT patience has_epoll);
+use VirtTest qw(:DEFAULT patience has_epoll adapter_classes run_once);
 use VirtTest::Child;
 use VirtTest::Loop;
 
@@ -20,9 +20,16 @@ my $daemon = $has_sys_virt && !Test::Sys::Virt::EventImpl::Daemon->why_not ? Tes
 
 watchdog(90);
 
+sub looper {
+    my ($class) = @_;
+    eval "require $class" or die;
+    return sub { my $loop = $class->new->register; return sub { run_once($loop, @_) } };
+}
+my @ADAPTERS = adapter_classes();
 my %LOOP = (
-    poll    => sub { my $loop = Sys::Virt::Event::Poll->new->register; return sub { $loop->run_once(@_) } },
+    poll    => looper('Sys::Virt::Event::Poll'),
     default => sub { register_default(); return sub { run_default(@_) } },
+    map { $_ => looper($_) } @ADAPTERS,
 );
 
 # What is freed with a callback says so.
@@ -79,13 +86,18 @@ for my $name (sort keys %LOOP) {
         my $run = $LOOP{$name}->();
         my ($added, $calls, $in_pass, @log) = (0, 0, 0);
         my $watches = ready_watches(3, sub {
+            my ($n) = @_;
             return if ++$calls > 6;
-            my $pass = 1;
-            add_timeout(0, sub { $added++; push @log, 'same pass' if $in_pass; remove_timeout($_[0]) });
+            # These loops turn to the timers when they are done with the files.
+            my $may_be_same = $n % 2 == 0 && $name =~ /::(?:IOAsync|Mojo)\z/;
+            add_timeout(0, sub {
+                $added++;
+                push @log, 'same pass' if $in_pass && !$may_be_same;
+                remove_timeout($_[0]);
+            });
         }, sub { });
         $in_pass = 1;
         $run->(1) until $calls;
-        push @log, "$added of $calls" if $added;
         $in_pass = 0;
         for (1 .. 50) { last if $added >= 6; $run->(0.01) }
         remove(@$_) for @$watches;
@@ -109,8 +121,9 @@ for my $name (sort keys %LOOP) {
         for (1 .. 20) { last if @log >= 4; $run->(1) }
         return (@log, drain(5) ? 'drained' : 'not drained');
     };
-    my $refusal = $name eq 'poll' ? 'a callback of the registered event loop, Sys::Virt::Event::Poll, is running'
-        : 'register_default was called, and libvirt keeps its own event loop from then on';
+    my $class   = $name eq 'poll' ? 'Sys::Virt::Event::Poll' : $name;
+    my $refusal = $name eq 'default' ? 'register_default was called, and libvirt keeps its own event loop from then on'
+        : "a callback of the registered event loop, $class, is running";
     is_deeply \@log, [("Cannot register: $refusal",
         'Cannot drain: a callback is running, which cannot go before it returns') x 2, 'drained'],
         "$name: another loop, and drain, inside callbacks";
@@ -155,12 +168,8 @@ SKIP: {
 
     # Fault 15: the loop is run inside an event handler, and the handler is removed there. libvirt's own loop has it, too:
     # it calls libvirt's callbacks again inside themselves.
-    my %object = (poll => $LOOP{poll});
-    $object{epoll} = sub {
-        require VirtTest::EpollLoop;
-        my $loop = VirtTest::EpollLoop->new->register;
-        return sub { $loop->run_once(@_) };
-    } if has_epoll();
+    my %object = map { $_ => $LOOP{$_} } 'poll', @ADAPTERS;
+    $object{epoll} = looper('VirtTest::EpollLoop') if has_epoll();
     for my $kind (sort keys %uri) {
         for my $name (sort keys %object) {
             for my $protected (0, 1) {
@@ -196,18 +205,24 @@ SKIP: {
     }
 
     # Each method, called by a connection under libvirt's locks, runs the loop. What it would call waits for those locks.
-    for my $kind (sort keys %uri) {
+    my @in_perl = ('Sys::Virt::Event::Poll', grep { $_ ne 'Sys::Virt::Event::EV' } @ADAPTERS);
+    for my $case (map { my $class = $_; map { [$_, $class] } sort keys %uri } @in_perl) {
+        my ($kind, $class) = @$case;
         my @got = in_child {
             {
                 package Runs;
-                our @ISA = 'Sys::Virt::Event::Poll';
+                our @ISA = $class;
                 our ($is_on, %ran);
                 for my $method (map { ("${_}_handle", "${_}_timeout") } qw(add update remove)) {
+                    my $original = $class->can($method);
                     no strict 'refs';
                     *$method = sub {
                         my ($self) = @_;
-                        my $result = &{"Sys::Virt::Event::Poll::$method"};
-                        if ($is_on) { local $is_on = 0; $ran{$method} = 1; $self->run_once(0) }
+                        my $result = &$original;
+                        return $result if !$is_on;
+                        local $is_on = 0;
+                        $ran{$method} = 1;
+                        VirtTest::run_once($self, VirtTest::patience(0.02));
                         return $result;
                     };
                 }
@@ -227,7 +242,7 @@ SKIP: {
             return (scalar(@events), drain(patience(10)) ? 'idle' : 'not idle', scalar(keys %Runs::ran), keys %warned);
         };
         is_deeply \@got, [10, 'idle', $kind eq 'remote' ? 6 : 3,
-            'Cannot run callback: a method of the loop is running (the loop was run inside it)'], "$kind: methods that run the loop under libvirt's locks";
+            'Cannot run callback: a method of the loop is running (the loop was run inside it)'], "$kind, $class: methods that run the loop under libvirt's locks";
     }
 }
 

@@ -1,4 +1,5 @@
-# What is hostile to a loop, on all adapters: the end of the program, daemons, forks. The rest of that is in the kit.
+# What is hostile to a loop, on all adapters: signals, nested runs, the end of the program, daemons, forks. The rest of
+# that is in the kit.
 use strict;
 use warnings;
 
@@ -15,10 +16,15 @@ my %env = (
     LIBEV_FLAGS => 2, PERL_ANYEVENT_MODEL => 'Perl', IO_ASYNC_LOOP => 'Poll', MOJO_REACTOR => 'Mojo::Reactor::Poll',
 );
 
-for my $adapter (adapters(), { name => 'EV in Perl', class => 'VirtTest::EVInPerl', modules => ['EV'] }) {
+my @ways = (
+    { name => 'EV in Perl', class => 'VirtTest::EVInPerl', modules => ['EV'] },
+    { name => 'Glib with a context of its own', class => 'VirtTest::GlibContext', modules => ['Glib'] },
+);
+
+for my $adapter (adapters(), @ways) {
     my @missing = missing_modules($adapter);
     is "@missing", '', "$adapter->{name}: nothing is missing" or next;
-    my @tests = map { "t/$_.t" } qw(64-end 66-hostile-daemon 67-fork);
+    my @tests = map { "t/$_.t" } qw(41-signals 44-nested 64-end 66-hostile-daemon 67-fork);
     tests_pass(getcwd(), [], \@tests, limit => 300, env => { %env, TEST_LOOPS => $adapter->{class} });
 }
 

@@ -10,13 +10,14 @@ use Carp qw(croak);
 use Exporter qw(import);
 use File::Spec;
 use IO::Select;
+use List::Util qw(sum0);
 use POSIX ();
 use Test::Sys::Virt::EventImpl::Companion ();
 use Test::Sys::Virt::EventImpl::Util;
 use Time::HiRes qw(time);
 
 our @EXPORT    = qw(watchdog warnings_of exception_of fresh_perl pipe_pair socket_pair open_fds thread_count);
-our @EXPORT_OK = qw(patience has_epoll adapter_classes);
+our @EXPORT_OK = qw(patience has_epoll adapter_classes run_once);
 
 my $watchdog;
 
@@ -45,6 +46,18 @@ sub adapter_classes {
     return split ' ', $ENV{TEST_LOOPS} if defined $ENV{TEST_LOOPS};
     return grep({ !ref && -e "$_/EV.pm" } @INC) ? 'Sys::Virt::Event::EV' : ();
 }
+
+# One pass of any loop, which waits at most so long. An adapter runs until something was called: in an iteration of POE's,
+# or AnyEvent's, there may be nothing to see.
+sub run_once {
+    my ($loop, $seconds) = @_;
+    return $loop->run_once($seconds) if $loop->can('run_once');
+    my $before = _dispatched();
+    $seconds = 0.001 if defined $seconds && $seconds < 0.001;    # it runs not at all for 0
+    return $loop->run_until(sub { _dispatched() != $before }, $seconds);
+}
+
+sub _dispatched { return sum0(map { $_->{dispatched} } Sys::Virt::Event::watches()) }
 
 sub warnings_of(&) {
     my ($code) = @_;
