@@ -551,6 +551,12 @@ sub warnings_and_protection {
         });
     }
     refuses(protect => $_->[1], $_->[0]) for no_code();
+    refuses(_held => $_->[1], $_->[0]) for no_code();
+    works(_held => 'not called', sub { $_[0]->($_, 1), $_[0]->($_) for sub { } });
+    for my $in_c (0, 1) {
+        works(_held => 'called', sub { my @results = $_[0]->(sub { @_ }, $in_c)->(1, [2]); 1 });
+        works(_held => 'it dies', sub { eval { $_[0]->(sub { die [] }, $in_c)->(1) }; 1 });
+    }
     works(protect => 'not called', sub { $_[0]->(sub { }) });
     works(protect => 'a callable object', sub { $_[0]->(bless { code => sub { 42 } }, 'My::Callable')->() });
     my %bodies = (
@@ -913,9 +919,39 @@ sub with_ev {
     return;
 }
 
+sub with_glib {
+    return if !defined &Sys::Virt::Event::_watch_by_glib;
+    require Sys::Virt::Event::Glib;
+    require Glib;
+    my $context = Glib::MainContext->new;
+    my $loop = Sys::Virt::Event::Glib->new(context => $context)->register;
+    my ($reader, $writer) = pipe_pair();
+    my $fd = fileno $writer;
+    my $dies = sub { die "oops\n" };
+    Glib->install_exception_handler(sub { 1 });
+    for my $case ([_watch_by_glib => $fd, 0, 1], [_timer_by_glib => 0]) {
+        my ($function, @args) = @$case;
+        refuses($function => $_->[1], $context, @args, $_->[0]) for no_code();
+        works($function => 'not called', sub { $_[0]->($context, @args, $code); 1 });
+        works($function => 'called', sub { my $source = $_[0]->($context, @args, $code); $context->iteration(1) });
+        works($function => 'it dies', sub { my $source = $_[0]->($context, @args, $dies); $context->iteration(1) });
+        works($function => 'it ends itself', sub {
+            my $source;
+            $source = $_[0]->($context, @args, sub { undef $source });
+            $context->iteration(1);
+        });
+    }
+    works(add_timeout => 'in a context of Glib', sub {
+        my $id = add_timeout(0, $code);
+        $loop->run_for(0.002);
+        remove_timeout($id);
+    });
+    return;
+}
+
 my %exercised;
 my @processes = (\&without_a_loop, \&after_others, \&with_an_object, \&with_the_default_loop, \&with_poll, \&with_a_parent,
-    \&with_ev, \&with_calls_limited);
+    \&with_ev, \&with_glib, \&with_calls_limited);
 if ($Config{useithreads}) {
     push @processes, \&with_threads;
 } else {
