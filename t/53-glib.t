@@ -259,6 +259,43 @@ $main->run;
 print "done\n";
 PERL
 
+# By itself Perl's Glib has the exception jump over GLib, which calls no handler in its main loop from then on.
+prints 'a signal handler that dies in run_until leaves GLib in order', <<'PERL', "dies\nquit\n";
+use Glib;
+use POSIX ();
+use Sys::Virt::Event::Glib -register;
+my $main = Glib::MainLoop->new;
+my $dies = 1;
+$SIG{USR1} = sub { die "dies\n" if $dies-- > 0; $main->quit };
+my ($reader, $writer) = pipe_pair();
+my $test = $$;
+if (!fork) {
+    close $writer;
+    sysread $reader, my $byte, 1;
+    do { pause(0.02) } while getppid == $test && kill USR1 => $test;
+    POSIX::_exit(0);
+}
+add_timeout(-1, sub {});
+print exception_of { registered()->run_until(sub { syswrite $writer, 'x'; 0 }) };
+Glib::Timeout->add(10_000, sub { print "late\n"; $main->quit; 0 });
+$main->run;
+print "quit\n";
+PERL
+
+prints 'signal handlers run in callbacks of the program', <<'PERL', "handled\n";
+use Glib;
+use Sys::Virt::Event::Glib -register;
+my $handled;
+$SIG{USR1} = sub { $handled = 1 };
+Glib::Timeout->add(1, sub {
+    kill USR1 => $$;
+    print $handled ? "handled\n" : "not yet\n";
+    registered()->stop;
+    return 0;
+});
+registered()->run_until(sub { 0 });
+PERL
+
 # The source that is being called is out of its context for that time.
 prints 'a callback that runs a main loop holds up no other handle of its file descriptor', <<'PERL', "inner\nouter\n";
 use Glib;
