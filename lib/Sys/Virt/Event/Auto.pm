@@ -190,15 +190,15 @@ Two loops that are loaded and have nothing to do with each other are an exceptio
   or Sys::Virt::Event::Glib
 
 It is thrown by the functions of L<Sys::Virt::Event> that add a watch, and by the methods below. When libvirt itself
-wants a watch it is a warning, and what libvirt makes of it is the connection's business: it opens without events, or no
-handler can be registered with it. Nothing is chosen then; the next watch is another try.
+wants a watch it is a warning, and what libvirt makes of it is the connection's business: it opens without events, or
+no handler can be registered with it. Nothing is chosen then; the next watch is another try.
 
 =head1 METHODS
 
 =head2 new(%options)
 
-Returns an object that is not registered yet. The option C<hold_loop> is passed on to C<new> of the chosen class. Others
-are exceptions, which start with C<Cannot make Sys::Virt::Event::Auto:>.
+Returns an object that is not registered yet. The option C<hold_loop> is passed on to C<new> of the chosen class.
+Others are exceptions, which start with C<Cannot make Sys::Virt::Event::Auto:>.
 
 =head2 register(%options)
 

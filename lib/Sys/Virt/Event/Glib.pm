@@ -130,8 +130,8 @@ Sys::Virt::Event::Glib - libvirt's events in GLib's main loop
 
 =head1 DESCRIPTION
 
-Lets libvirt watch its file descriptors and timers in GLib's main loop, by L<Glib>: for programs that run
-C<< Glib::MainLoop->run >>, or something that runs on GLib, such as Gtk's main loop, or AnyEvent or IO::Async where they
+Lets libvirt watch its file descriptors and timers in GLib's main loop, by L<Glib>: for programs that run C<<
+Glib::MainLoop->run >>, or something that runs on GLib, such as Gtk's main loop, or AnyEvent or IO::Async where they
 have chosen Glib. Signals, threads and forks are as described in L<Sys::Virt::Event>.
 
 libvirt's own loop, that of L<Sys::Virt::Event/register_default()>, is GLib's default context too. This class differs
@@ -150,8 +150,8 @@ Returns an object that is not registered yet. Options:
 
 =item context => $context
 
-The Glib::MainContext. Default: C<< Glib::MainContext->default >>. Perl's Glib can watch in that one only, so for others
-there is code in C, which is there if GLib's headers were when Sys::Virt::Event was built.
+The Glib::MainContext. Default: C<< Glib::MainContext->default >>. Perl's Glib can watch in that one only, so for
+others there is code in C, which is there if GLib's headers were when Sys::Virt::Event was built.
 
 =item hold_loop => 1 or 0
 
@@ -159,9 +159,9 @@ As with any adapter, but it makes no difference here: see L</WHAT KEEPS THE LOOP
 
 =back
 
-Exceptions start with C<Cannot make Sys::Virt::Event::Glib:>. The reasons are an unknown option, a context that is none,
-another context than the default one where this was built without GLib's headers, and a Glib that is missing or older
-than 1.220.
+Exceptions start with C<Cannot make Sys::Virt::Event::Glib:>. The reasons are an unknown option, a context that is
+none, another context than the default one where this was built without GLib's headers, and a Glib that is missing or
+older than 1.220.
 
 =head2 register(%options)
 
@@ -208,9 +208,9 @@ others are warnings.
 
 In C<run_for> and C<run_until> a handler in C<%SIG> runs at once, and may die or call C<stop>.
 
-In a Glib::MainLoop that the program runs Perl's Glib runs handlers at once, in the default context. One that dies jumps
-over GLib's C code: C<run> ends with its exception, but from then on handlers wait until some Perl code is called, and
-GLib may abort in a nested run. Where the context is another one, handlers wait for Perl code always.
+In a Glib::MainLoop that the program runs Perl's Glib runs handlers at once, in the default context. One that dies
+jumps over GLib's C code: C<run> ends with its exception, but from then on handlers wait until some Perl code is
+called, and GLib may abort in a nested run. Where the context is another one, handlers wait for Perl code always.
 
 =head1 NESTED RUNS
 

@@ -132,8 +132,8 @@ Returns an object that is not registered yet. Options:
 
 =item loop => $loop
 
-The IO::Async::Loop. If there is none it is what C<< IO::Async::Loop->new >> returns, the one loop that all of a program
-shares.
+The IO::Async::Loop. If there is none it is what C<< IO::Async::Loop->new >> returns, the one loop that all of a
+program shares.
 
 =item hold_loop => 1 or 0
 
@@ -141,13 +141,14 @@ As with any adapter, but it makes no difference here: see L</WHAT KEEPS THE LOOP
 
 =back
 
-Exceptions start with C<Cannot make Sys::Virt::Event::IOAsync:>. The reasons are an unknown option, a loop that is none,
-and an IO::Async that is missing or older than 0.49.
+Exceptions start with C<Cannot make Sys::Virt::Event::IOAsync:>. The reasons are an unknown option, a loop that is
+none, and an IO::Async that is missing or older than 0.49.
 
 =head2 register(%options)
 
 Makes it libvirt's event loop, and returns it: see L<Sys::Virt::Event/register($impl, %options)>. Call it before the
-first connection is opened. C<use Sys::Virt::Event::IOAsync -register> makes an object without options and registers it.
+first connection is opened. C<use Sys::Virt::Event::IOAsync -register> makes an object without options and registers
+it.
 
 =head2 loop()
 
@@ -214,9 +215,10 @@ C<run_for> or C<run_until> is called there.
 =head1 COST
 
 IO::Async wants handles of Perl's, and makes them non-blocking. libvirt's file descriptors must be neither closed nor
-changed, so each that is watched is a duplicate: one system call and one file descriptor more for each. libvirt switches
-its watch off and on with each call to a server; the loop is not told before it makes a difference, so mostly it
-costs nothing. When a file descriptor is ready, there is one poll(2) beyond the loop's own. Timers cost no system call.
+changed, so each that is watched is a duplicate: one system call and one file descriptor more for each. libvirt
+switches its watch off and on with each call to a server; the loop is not told before it makes a difference, so mostly
+it costs nothing. When a file descriptor is ready, there is one poll(2) beyond the loop's own. Timers cost no system
+call.
 
 =head1 THE KIT
 

@@ -587,10 +587,11 @@ Sys::Virt::Event::Loop - what the adapters for event loops have in common
 
 =head1 DESCRIPTION
 
-The parent class of Sys::Virt::Event::EV, Sys::Virt::Event::Glib and the others: it lets libvirt use the event loop that
-a program has anyway, the I<host loop>. An adapter is a subclass that says how that loop watches a file descriptor, and
-how it sets a timer. All that libvirt's contract asks for beyond that is done here: exact event bits, several handles on
-one file descriptor, intervals, what is removed or changed in a callback, nested runs, the wake watch, exceptions.
+The parent class of Sys::Virt::Event::EV, Sys::Virt::Event::Glib and the others: it lets libvirt use the event loop
+that a program has anyway, the I<host loop>. An adapter is a subclass that says how that loop watches a file
+descriptor, and how it sets a timer. All that libvirt's contract asks for beyond that is done here: exact event bits,
+several handles on one file descriptor, intervals, what is removed or changed in a callback, nested runs, the wake
+watch, exceptions.
 
 This class itself makes no useful object.
 
@@ -620,8 +621,8 @@ Dies with:
   Cannot make My::Adapter: it needs Some::Loop 1.5, and 1.2 is installed
 
 Neither C<new> nor C<register> loads the host loop, or looks for it. That is done when libvirt, or the program by
-L<Sys::Virt::Event/add_timeout($ms, $code)> and its like, wants something watched, or when one of the next three methods
-is called. So a program may load its loop, or choose one, after this.
+L<Sys::Virt::Event/add_timeout($ms, $code)> and its like, wants something watched, or when one of the next three
+methods is called. So a program may load its loop, or choose one, after this.
 
 =head2 register(%options)
 
@@ -643,8 +644,8 @@ Runs the host loop for so many seconds, or until C<stop> is called. Returns noth
 =head2 run_until($code, $seconds)
 
 Runs the host loop until C<< $code->() >> returns true. It is called before the first pass and after each. Returns true
-then, and false when so many seconds are over first, or C<stop> was called. Without a number there is no limit, but then
-it also returns false when the host loop says that it has nothing to wait for.
+then, and false when so many seconds are over first, or C<stop> was called. Without a number there is no limit, but
+then it also returns false when the host loop says that it has nothing to wait for.
 
 Both can be called inside a run of the program's own, as in a callback.
 
@@ -663,8 +664,8 @@ methods of the object, in which C<< $self->{loop} >> is what C<_find_loop> retur
 
 =head2 _needs()
 
-The modules that the loop takes, and their lowest versions, as a list of pairs. C<new> checks them without loading them.
-Default: none.
+The modules that the loop takes, and their lowest versions, as a list of pairs. C<new> checks them without loading
+them. Default: none.
 
 =head2 _loop_option()
 
@@ -731,8 +732,8 @@ for. An adapter need not limit the time: there is a timer for that.
 =head2 Exceptions
 
 The C<$code> of a watch or timer dies if a callback of libvirt's died, after it has put its own affairs in order. The
-exception belongs where the users of the host loop look for those of its callbacks. For many loops nothing is to be done
-for that. But the watch must live on, so where the loop drops a watcher that has died, make it anew.
+exception belongs where the users of the host loop look for those of its callbacks. For many loops nothing is to be
+done for that. But the watch must live on, so where the loop drops a watcher that has died, make it anew.
 
 =head2 Signals
 

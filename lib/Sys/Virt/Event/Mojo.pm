@@ -236,11 +236,11 @@ process has but one.
 
 =head1 EXCEPTIONS
 
-An exception of a callback is an event of the reactor, C<error>, with the text C<I/O watcher failed:> or
-C<Timer failed:> and the exception. The reactor of the singleton prints it as a warning. A reactor that was reset has no
-subscribers any more, and throws it out of C<start>: see L<Mojo::EventEmitter/emit>. The watch or timer
-lives on, and so do all others. When several callbacks on one file descriptor die at once, the first exception is the
-error, the others are warnings.
+An exception of a callback is an event of the reactor, C<error>, with the text C<I/O watcher failed:> or C<Timer
+failed:> and the exception. The reactor of the singleton prints it as a warning. A reactor that was reset has no
+subscribers any more, and throws it out of C<start>: see L<Mojo::EventEmitter/emit>. The watch or timer lives on, and
+so do all others. When several callbacks on one file descriptor die at once, the first exception is the error, the
+others are warnings.
 
 On EV it goes to C<$EV::DIED>, which prints a warning.
 
@@ -249,15 +249,16 @@ Of their own, C<run_for> and C<run_until> die with C<Cannot run:> and the reason
 =head1 SIGNALS
 
 A handler in C<%SIG> runs at once, and may call C<stop>. But the reactor goes on waiting afterwards, so C<run_until>
-does not ask its code before something happens. And Mojo::Reactor::Poll is written in Perl: what it is at work on may be
-lost when a handler dies in the midst of it. libvirt's timers are then set anew.
+does not ask its code before something happens. And Mojo::Reactor::Poll is written in Perl: what it is at work on may
+be lost when a handler dies in the midst of it. libvirt's timers are then set anew.
 
 Mojo::IOLoop has SIGPIPE ignored when it is loaded. Where it is this module that loads it, a handler of the program
 stays.
 
 =head1 TIMERS
 
-A timer of 0 ms that a callback of a handle sets is due in the same tick of the reactor, which turns to its timers last.
+A timer of 0 ms that a callback of a handle sets is due in the same tick of the reactor, which turns to its timers
+last.
 
 =head1 FORK
 
@@ -274,13 +275,13 @@ the parent's reactor is on EV C<< Mojo::IOLoop->start >> does not deliver them, 
 
 =head1 COST
 
-That libvirt changes what it watches a file descriptor for, as around each call, takes no system call, and mostly leaves
-the reactor alone. A file descriptor that is ready takes one additional poll(2), which waits for nothing and
+That libvirt changes what it watches a file descriptor for, as around each call, takes no system call, and mostly
+leaves the reactor alone. A file descriptor that is ready takes one additional poll(2), which waits for nothing and
 tells what exactly has happened. A timer is added to the reactor each time that it is due, and each time that it is set
 to an earlier time.
 
-File descriptors are not duplicated, and a reactor has one watcher for each. So the program cannot let the reactor watch
-one for itself that it has also given to L<Sys::Virt::Event/add_handle($fd_or_handle, $events, $code)>.
+File descriptors are not duplicated, and a reactor has one watcher for each. So the program cannot let the reactor
+watch one for itself that it has also given to L<Sys::Virt::Event/add_handle($fd_or_handle, $events, $code)>.
 
 =head1 THE KIT
 

@@ -208,9 +208,9 @@ Sys::Virt::Event::POE - libvirt in the event loop of POE
 
 =head1 DESCRIPTION
 
-Has libvirt's file descriptors and timers watched by the kernel of L<POE>, so that connections, streams and their events
-work beside the sessions of the program. Events are delivered by the kernel; calls still wait for their answer, and the
-kernel with them.
+Has libvirt's file descriptors and timers watched by the kernel of L<POE>, so that connections, streams and their
+events work beside the sessions of the program. Events are delivered by the kernel; calls still wait for their answer,
+and the kernel with them.
 
 All is done in a session of this module's own, which comes and goes with what libvirt has registered, and is a child of
 the kernel. Callbacks of libvirt run in that session. So they reach the sessions of the program by
@@ -243,8 +243,8 @@ Returns the kernel. POE is loaded now, if it was not before.
 =head2 run_for($seconds)
 
 Runs the kernel for so many seconds, or until C<stop> is called or the kernel is stopped. Returns nothing. This and the
-next are for scripts, and may be called while the program's own C<< POE::Kernel->run >> is under way, as in a handler. A
-program that uses these alone never has to call C<< POE::Kernel->run >>.
+next are for scripts, and may be called while the program's own C<< POE::Kernel->run >> is under way, as in a handler.
+A program that uses these alone never has to call C<< POE::Kernel->run >>.
 
 =head2 run_until($code, $seconds)
 
@@ -305,8 +305,8 @@ Of their own, C<run_for> and C<run_until> die with C<Cannot run:> and the reason
 =head1 SIGNALS
 
 A handler in C<%SIG> runs at once, and C<run_until> then asks its code. POE has one of its own for signals that a
-session watches by C<sig>, which is the better way: the kernel is written in Perl, and what it is at work on may be lost
-when a handler dies in the midst of it.
+session watches by C<sig>, which is the better way: the kernel is written in Perl, and what it is at work on may be
+lost when a handler dies in the midst of it.
 
 POE has SIGPIPE ignored when it is loaded. Where it is this module that loads it, a handler of the program stays.
 
@@ -316,17 +316,17 @@ The general rules are in L<Sys::Virt::Event/FORK>. A child can use the loop that
 connections of its own. The parent loses nothing to it.
 
 POE wants to be told of a fork, by C<< POE::Kernel->has_forked >> in the child, so that its signals work there.
-C<run_for> and C<run_until> call it, and so do C<run> and C<stop> of the kernel; a child that is forked inside a handler
-and just goes on has to call it itself. A child that does not want the sessions of its parent calls
-C<< POE::Kernel->stop >>, makes sessions of its own, and calls C<< POE::Kernel->run >>.
+C<run_for> and C<run_until> call it, and so do C<run> and C<stop> of the kernel; a child that is forked inside a
+handler and just goes on has to call it itself. A child that does not want the sessions of its parent calls C<<
+POE::Kernel->stop >>, makes sessions of its own, and calls C<< POE::Kernel->run >>.
 
 When C<run> is about to return POE waits for child processes that have ended, and warns of those that have not.
 
 =head1 COST
 
-That libvirt changes what it watches a file descriptor for, as around each call, takes no system call, and mostly leaves
-POE alone. A file descriptor that is ready takes one additional poll(2), which waits for nothing and tells what exactly
-has happened.
+That libvirt changes what it watches a file descriptor for, as around each call, takes no system call, and mostly
+leaves POE alone. A file descriptor that is ready takes one additional poll(2), which waits for nothing and tells what
+exactly has happened.
 
 Each file descriptor is duplicated, as select(2) fails for all when one of them was closed. POE makes what
 it watches non-blocking, and that a duplicate shares with the original; it is undone at once. This takes some calls of

@@ -269,8 +269,8 @@ waits at most so long; with 0 it does not wait.
 
 Returns true, or false at once when there is nothing to wait for: no handle with an event mask other than 0, and no
 timer that is armed; with C<hold_loop>, nothing registered at all. The wake watch, by which libvirt's threads wake the
-loop, does not count. So C<< 1 while $loop->run_once >> ends when nothing is left to do. An open connection to a server is something to wait
-for. Connections to C<test:///default> are not, once their events have been delivered.
+loop, does not count. So C<< 1 while $loop->run_once >> ends when nothing is left to do. An open connection to a server
+is something to wait for. Connections to C<test:///default> are not, once their events have been delivered.
 
 =head2 run()
 
@@ -319,10 +319,10 @@ Forgets the timer. Returns 0, or -1 if there is none.
 
 =head1 EXCEPTIONS
 
-An exception of a callback does not end the pass. When all that was ready has been called, the first exception
-leaves C<run_once>, and with it C<run>, C<run_for> or C<run_until>; others of the same pass are warnings. The loop
-can be run again afterwards. Timers and handles stay registered. A signal handler that dies between two callbacks ends the
-pass: its exception is the one that is thrown.
+An exception of a callback does not end the pass. When all that was ready has been called, the first exception leaves
+C<run_once>, and with it C<run>, C<run_for> or C<run_until>; others of the same pass are warnings. The loop can be run
+again afterwards. Timers and handles stay registered. A signal handler that dies between two callbacks ends the pass:
+its exception is the one that is thrown.
 
 Of its own the loop dies with C<Cannot run: number of seconds soon is not a number>, and with C<Cannot poll:> and the
 system's reason where poll(2) fails.
