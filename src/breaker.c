@@ -1,11 +1,12 @@
 #include "breaker.h"
 #include "bridge.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { LONGEST = 1000000000 };           /* seconds */
 
 static struct {
     pthread_mutex_t lock;
@@ -23,7 +24,7 @@ static void *watch_the_time(void *unused)
 
     (void)unused;
     pthread_mutex_lock(&breaker.lock);
-    while (!breaker.is_off && error != ETIMEDOUT)
+    while (!breaker.is_off && !error)
         error = pthread_cond_timedwait(&breaker.called_off, &breaker.lock, &breaker.end);
     breaker.has_hung_up = !breaker.is_off;
     pthread_mutex_unlock(&breaker.lock);
@@ -34,6 +35,8 @@ static void *watch_the_time(void *unused)
 
 static void set_end(double seconds)
 {
+    if (seconds > LONGEST)
+        seconds = LONGEST;
     clock_gettime(CLOCK_MONOTONIC, &breaker.end);
     breaker.end.tv_sec += (time_t)seconds;
     breaker.end.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);

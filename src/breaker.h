@@ -9,7 +9,7 @@
 
 #pragma GCC visibility push(hidden)
 
-/* From now on, for at most so many seconds, the handles of libvirt's with ids in this range. One at a time: false if
+/* From now on, for at most so many seconds, the handles of sve_bridge_hang_up. One at a time: false if
  * there is one already, or no thread is to be had. */
 bool sve_breaker_start(double seconds, int first, int last);
 

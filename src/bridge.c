@@ -466,6 +466,8 @@ static void carry_out(sve_loop *loop, sve_watch *watch, unsigned calls, int valu
         attach(loop, watch, value);
         watch->attaching = false;
     } else if (calls & SVE_UPDATE) {
+        if (calls & SVE_CUT)
+            watch->told = SVE_UNTOLD;
         change(loop, watch, value);
     }
 }
@@ -675,6 +677,7 @@ static void update(sve_kind kind, int id, int value)
 {
     sve_loop *loop = enter();
     bool direct = false, is_posted = false;
+    unsigned calls = 0;
 
     trace("update_%s(%d, %d)", noun(kind), id, value);
     lock();
@@ -689,10 +692,11 @@ static void update(sve_kind kind, int id, int value)
         if (direct && is_cut)
             watch->told = SVE_UNTOLD;    /* the fd stands for another file */
         is_posted = !direct;
+        calls = SVE_UPDATE | (is_cut ? SVE_CUT : 0);
         direct = direct && !is_silent(watch);
     }
     if (is_posted)
-        post_and_unlock(watch, SVE_UPDATE);
+        post_and_unlock(watch, calls);
     else
         unlock();
     if (direct) {
@@ -816,9 +820,6 @@ void sve_bridge_call(sve_watch *watch, int events)
 {
     if (watch->kind == SVE_HANDLE) {
         trace("call back handle %d (fd %d, %d)", watch->id, watch->fd, events);
-        /* A loop leaves a closed fd alone after that, until it is told the mask once more. */
-        if (events & VIR_EVENT_HANDLE_ERROR)
-            watch->told = SVE_UNTOLD;
         watch->cb.handle(watch->id, watch->fd, events, watch->opaque);
     } else {
         trace("call back timeout %d", watch->id);
@@ -1008,7 +1009,8 @@ void sve_bridge_hang_up(int first, int last)
     lock();
     for (size_t i = 0; core.table.buckets && i < core.table.size; i++)
         for (const sve_watch *watch = core.table.buckets[i]; watch; watch = watch->next_in_bucket)
-            if (watch->kind == SVE_HANDLE && watch->claim && watch->id >= first && watch->id <= last)
+            if (watch->kind == SVE_HANDLE && watch->claim && !watch->foreign
+                && watch->id >= first && watch->id <= last)
                 shutdown(watch->fd, SHUT_RDWR);
     unlock();
 }

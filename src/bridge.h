@@ -77,7 +77,7 @@ sve_watch **sve_bridge_list(size_t *count);
 void sve_bridge_list_free(sve_watch **list, size_t count);
 int sve_bridge_value(sve_watch *watch);
 
-/* Shuts down the sockets of libvirt's handles with ids in this range. Any thread. */
+/* Shuts down the sockets of libvirt's handles with ids in this range that the owner's calls have added. Any thread. */
 void sve_bridge_hang_up(int first, int last);
 
 /* Adds a timer through libvirt that exists only to be refused. Who answers? */

@@ -460,8 +460,11 @@ static void refuse_to_run(pTHX_ sve_watch *watch, const char *why)
     sve_warn(aTHX_ NULL, why);
 }
 
-static bool may_run(pTHX_ sve_watch *watch)
+static bool may_run(pTHX_ sve_watch *watch, int events)
 {
+    /* A loop leaves a closed fd alone after that, whoever was called, until it is told the mask once more. */
+    if (events & VIR_EVENT_HANDLE_ERROR)
+        watch->told = SVE_UNTOLD;
     /* libvirt's callback would wait for a lock that its own thread holds. */
     if (sve_is_locked(aTHX) && watch->attached && !sve_bridge_is_own(watch)) {
         refuse_to_run(aTHX_ watch, "Cannot run callback: a method of the loop is running (the loop was run inside it)");
@@ -481,7 +484,7 @@ static void end_dispatch(pTHX_ void *watch)
 
 void sve_dispatch(pTHX_ sve_watch *watch, int events)
 {
-    if (!may_run(aTHX_ watch))
+    if (!may_run(aTHX_ watch, events))
         return;
     ENTER;
     SAVEDESTRUCTOR_X(end_dispatch, watch);
@@ -498,7 +501,7 @@ static void run_in(pTHX_ sve_border *border, sve_watch *watch, int events)
         border->frame.signals = no_signals;
         PL_signalhook = MY_CXT.signals;
     }
-    if (may_run(aTHX_ watch)) {
+    if (may_run(aTHX_ watch, events)) {
         border->running = watch;
         sve_bridge_call(watch, events);
     }

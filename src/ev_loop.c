@@ -175,6 +175,7 @@ static void on_io(EV_P_ ev_io *io, int revents)
     if (revents & EV_ERROR)              /* libev has stopped it */
         count();
     if (!is_for_owner()) {
+        slot->watch->told = SVE_UNTOLD;
         ev_io_stop(loop, io);
         return;
     }

@@ -19,7 +19,7 @@
 
 #pragma GCC visibility push(hidden)
 
-enum { SVE_ADD = 1, SVE_UPDATE = 2, SVE_REMOVE = 4 };
+enum { SVE_ADD = 1, SVE_UPDATE = 2, SVE_REMOVE = 4, SVE_CUT = 8 };
 
 typedef struct {
     sve_watch *head, *tail;

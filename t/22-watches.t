@@ -2,6 +2,7 @@
 use strict;
 use warnings;
 
+use POSIX ();
 use Test::More;
 use lib 't/lib';
 use VirtTest;
@@ -131,6 +132,46 @@ subtest 'an update that changes nothing' => sub {
     update_timeout($timer, 1000) for 1, 2;
     is_deeply [map { $_->[-1] } $loop->calls], [1000, 1000], 'an interval starts anew each time';
     remove_timeout($timer);
+};
+
+# A loop leaves a closed fd alone once it has told so, whether or not anybody could be called.
+subtest 'the same mask revives a file descriptor that was closed, also where the callback was refused' => sub {
+    {
+        package Told::Inside;
+        our @ISA = 'Sys::Virt::Event::Poll';
+        our $runs;
+        sub update_timeout { my $self = $_[0]; &Sys::Virt::Event::Poll::update_timeout; $self->run_once(0.01) if $runs; return }
+    }
+    my $loop = Told::Inside->new->register;
+    my ($reader, $writer) = pipe_pair();
+    my ($other, $to_other) = pipe_pair();
+    my $fd = fileno $reader;
+    my @seen;
+    my $id = add_handle($fd, HANDLE_READABLE, sub { push @seen, $_[2]; sysread $reader, my $text, 1 });
+    my $timer = add_timeout(-1, sub { });
+    POSIX::close($fd);
+    my @warnings = warnings_of { local $Told::Inside::runs = 1; update_timeout($timer, -1) };
+    is scalar(@warnings), 1, 'refused';
+    POSIX::dup2(fileno $other, $fd);
+    syswrite $to_other, 'x';
+    update_handle($id, HANDLE_READABLE);
+    $loop->run_once(1) for 1, 2;
+    is_deeply \@seen, [HANDLE_READABLE], 'it is watched again';
+    remove_handle($id);
+    remove_timeout($timer);
+    drain(1);
+};
+
+subtest '_hang_up spares what other threads have added' => sub {
+    my $loop = Sys::Virt::Event::Poll->new->register;
+    my @pairs = map { [socket_pair()] } 1, 2;
+    my $own = Test::Sys::Virt::EventImpl::CApi::add_handle(fileno $pairs[0][0], HANDLE_READABLE);
+    my $foreign = Test::Sys::Virt::EventImpl::CApi::run_blocked([add_handle => fileno $pairs[1][0], 1])->{results}[0];
+    Sys::Virt::Event::_hang_up(1, 2**31 - 1);
+    $_->[1]->blocking(0) for @pairs;
+    is_deeply [map { sysread($_->[1], my $text, 1) // 'open' } @pairs], [0, 'open'], 'the owner\'s is shut down, the other is not';
+    Test::Sys::Virt::EventImpl::CApi::remove_handle($_) for $own, $foreign;
+    $loop->run_once(0);
 };
 
 subtest 'SYS_VIRT_EVENT_TRACE' => sub {

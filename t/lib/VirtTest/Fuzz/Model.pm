@@ -420,6 +420,7 @@ sub refusal {
 
 sub call_back {
     my ($self, $watch, $events) = @_;
+    delete $watch->{told} if $watch->{kind} eq 'handle' && $events & 4;
     $self->deliver if !$self->{locked} || !$watch->{attached} || is_wake($watch);
     return 0 if !$watch->{attached};
     if (my $why = $self->refusal($watch)) {
@@ -434,7 +435,6 @@ sub call_back {
         $self->deliver;
         return 1;
     }
-    delete $watch->{told} if $watch->{kind} eq 'handle' && $events & 4;
     my $arguments = $watch->{kind} eq 'handle' ? " $watch->{end} $events" : '';
     if ($watch->{c}) {
         my $what = $watch->{kind} eq 'handle' ? 'handle' : 'timer';
