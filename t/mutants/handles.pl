@@ -15,7 +15,7 @@ my $FREE   = '$self->_free_callback_opaque($handle->{ff}, $handle->{opaque});';
 my $PASS   = 'my @watched = ';
 my $POLLED = 'grep { $_->{events} && !$_->{closed} && !$_->{busy} } @watched;';
 my $TOLD   = '        $events &= $handle->{events} | ERROR | HANGUP;';
-my $CLOSED = '$handle->{closed} = 1 if $bits & POLLNVAL;';
+my $CLOSED = '$events |= CLOSED if $bits & POLLNVAL;';
 my $READY  = 'push @ready, [$handle, $events] if $events;';
 my $STILL  = '    $events &= $handle->{events} | ERROR | HANGUP or return;';
 my $CALL   = '$self->_run_handle_callback(@$handle{qw(key fd)}, $events, @$handle{qw(cb opaque)});';
@@ -144,7 +144,7 @@ return (
         what  => 'an fd that was closed once is never polled again',
         edits => [
             [$POLL, 'sub loop { $_[0] }', 'sub loop { $_[0] } my %dead;'],
-            [$POLL, $CLOSED, $CLOSED . ' $dead{ $handle->{fd} } = $handle->{key} if $handle->{closed};'],
+            [$POLL, $CLOSED, $CLOSED . ' $dead{ $handle->{fd} } = $handle->{key} if $events & CLOSED;'],
             [$POLL, $POLLED, 'grep { ($dead{ $_->{fd} } || $_->{key}) == $_->{key} } ' . $POLLED],
         ],
     },

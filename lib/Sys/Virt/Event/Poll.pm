@@ -16,8 +16,8 @@ our @ISA = ('Sys::Virt::Event::Loop');
 
 BEGIN { *_now = \&Sys::Virt::Event::Loop::_now }
 
-# Bits of libvirt's event masks.
-use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
+# Bits of libvirt's event masks; CLOSED is of this file only.
+use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8, CLOSED => 16 };
 
 sub _holds_by_default { 0 }
 
@@ -130,8 +130,8 @@ sub _pass {
     # A signal handler may die between two callbacks: that is the one to throw.
     eval {
         for (@ready) {
-            my $ready = $_;
-            eval { $self->_dispatch_handle($pass, @$ready); 1 } or push @errors, $@;
+            my ($handle, $events) = @$_;
+            eval { $self->_dispatch_handle($pass, $handle, $events); 1 } or push @errors, $@;
         }
         for my $timer (@expired) {
             eval { $self->_dispatch_timer($pass, $timer, $now); 1 } or push @errors, $@;
@@ -163,7 +163,8 @@ sub _poll {
         my $events = ($bits & POLLIN ? READABLE : 0) | ($bits & POLLOUT ? WRITABLE : 0)
             | ($bits & (POLLERR | POLLNVAL) ? ERROR : 0) | ($bits & POLLHUP ? HANGUP : 0);
         $events &= $handle->{events} | ERROR | HANGUP;
-        push @ready, [$handle, $events, $bits & POLLNVAL] if $events;
+        $events |= CLOSED if $bits & POLLNVAL;
+        push @ready, [$handle, $events] if $events;
     }
     return @ready;
 }
@@ -171,11 +172,11 @@ sub _poll {
 # A callback earlier in the pass may have removed or disabled what was ready, or run a pass of its
 # own that has served it.
 sub _dispatch_handle {
-    my ($self, $pass, $handle, $events, $closed) = @_;
+    my ($self, $pass, $handle, $events) = @_;
     return if !$self->_may_serve($pass, $handle) || !$handle->{events};
-    $events &= $handle->{events} | ERROR | HANGUP or return;
     # Nothing will ever change on a closed fd: it is reported once.
-    $handle->{closed} = 1 if $closed;
+    $handle->{closed} = 1 if $events & CLOSED;
+    $events &= $handle->{events} | ERROR | HANGUP or return;
     local $handle->{busy} = 1;
     $self->_run_handle_callback(@$handle{qw(key fd)}, $events, @$handle{qw(cb opaque)});
 }
