@@ -236,7 +236,8 @@ is_deeply [in_loop(sub {
     $loop->run_for(0.05);
     push @$log, $names;
     push @$log, grep { /"name":"h/ } map { Sys::Virt::Event::Record::json($_) =~ /("name":"h[^"]*")/ } $conn->snapshot;
-    push @$log, Sys::Virt::Event::Record::json(Sys::Virt::Event::Record::of_connection("x:///$bytes", 'failed')) =~ /("uri":"[^"]*")/;
+    push @$log, Sys::Virt::Event::Record::json(Sys::Virt::Event::Record::of_connection(
+        Sys::Virt::Event::Connection->new(uri => "x:///$bytes")->uri, 'failed')) =~ /("uri":"[^"]*")/;
 })], [1, 1, 'started started started ', qq("name":"h\xc3\xa4"), qq("uri":"x:///h\xc3\xa4")], 'texts are UTF-8, wherever they come from';
 is(Sys::Virt::Event::Record::of_state('domain', $TEST, bless({}, 'Thing'), 7, 0)->{detail}, 'unknown',
     'of two words for a number the general one');

@@ -54,6 +54,7 @@ sub new {
         if ref $reconnect ne 'HASH' && $reconnect !~ /\A[01]\z/;
     $self->{reconnect} = $reconnect ? { _with_defaults(\%BACKOFF, ref $reconnect ? %$reconnect : ()) } : undef;
     $self->_check_options;
+    $self->{uri} = _decoded($self->{uri}) if defined $self->{uri};
     Carp::croak('Cannot make a connection: no event loop is registered') if !defined Sys::Virt::Event::registered();
 
     # As AnyEvent and IO::Async do: libvirt writes to servers that have gone.

@@ -166,7 +166,7 @@ sub of_connection {
 sub _record {
     my ($uri, $class, $event, $event_id, $name, $uuid, $id) = @_;
     # libvirt's texts are UTF-8.
-    defined && utf8::decode($_) for $name, $uri;
+    utf8::decode($name) if defined $name;
     return {
         v => 1, time => _time(), seq => ++$seq, uri => $uri, class => $class, event => $event, event_id => $event_id,
         name => $name, uuid => $uuid, id => $id, args => {},
@@ -306,9 +306,7 @@ sub json {
     $event_id //= 'null';
     $id       //= 'null';
     $uuid = defined $uuid ? qq("$uuid") : 'null';
-    $name = defined $name ? $json->encode($name) : 'null';
-    state $uris = {};
-    $uri = $uris->{ $uri // '' } //= $json->encode($uri);
+    $_ = defined $_ ? _json_text($_) : 'null' for $name, $uri;
     $args = %$args ? $json->encode($args) : '{}';
     my $typed = '';
     if (exists $record->{type}) {
@@ -321,6 +319,15 @@ sub json {
     }
     return qq({"v":1,"time":"$time","seq":$number,"uri":$uri,"class":"$class","event":"$event","event_id":$event_id,)
         . qq("name":$name,"uuid":$uuid,"id":$id$typed,"args":$args});
+}
+
+# They come again and again.
+sub _json_text {
+    my ($text) = @_;
+    state $json = _coder();
+    state $known = {};
+    $known = {} if keys %$known >= 1000;
+    return $known->{$text} //= $json->encode($text);
 }
 
 sub _coder {
