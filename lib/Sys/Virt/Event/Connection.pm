@@ -361,7 +361,8 @@ sub off {
     my ($self, $id) = @_;
     Carp::croak('Cannot stop listening: no id ', $id // 'undef', ' was ever given out')
         if ($id // '') !~ /\A[1-9]\d*\z/ || $id > $self->{last_id};
-    delete $self->{listeners}{$id} or return;
+    my $listener = delete $self->{listeners}{$id} or return;
+    $listener->{is_off} = 1;
     $self->{audience} = {};
     return;
 }
@@ -454,7 +455,7 @@ sub _register_event {
         my (undef, $object, @arguments) = @_;
         my $self = $weak or return;
         my $record = Sys::Virt::Event::Record::of_event($event, $self->{uri}, $object, @arguments);
-        $self->{news} ? push @{ $self->{news} }, [$record, $object] : $self->_deliver($record, $object);
+        $self->{news} ? push @{ $self->{news} }, [$record, $object] : $self->_deliver($record, $object, $key);
     });
     local $@;
     my $id = _register($self->{virt}, $register, undef, $event->{id}, $handler);
@@ -492,14 +493,14 @@ sub _is_unsupported {
 
 # Records
 
-# Returns how many it has reached.
+# Returns how many it has reached. Whoever knows what the event is called says so.
 sub _deliver {
-    my ($self, $record, $object) = @_;
-    my $name = "$record->{class}/$record->{event}";
+    my ($self, $record, $object, $name) = @_;
+    $name //= "$record->{class}/$record->{event}";
     my $reached = 0;
     local $@;
     for my $listener (@{ $self->{audience}{$name} // $self->_audience($name) }) {
-        next if !$self->{listeners}{ $listener->{id} } || $listener->{filter} && !$listener->{filter}->($record);
+        next if $listener->{is_off} || $listener->{filter} && !$listener->{filter}->($record);
         $self->off($listener->{id}) if $listener->{is_once};
         $reached++;
         # The block is for handlers that say last.

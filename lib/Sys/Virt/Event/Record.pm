@@ -141,49 +141,43 @@ sub _event {
 
 sub of_event {
     my ($event, $uri, $object, @arguments) = @_;
-    my $record = _record($uri, @$event{qw(class name id)}, $event->{identity}->($object));
-    return _add_type($record, $event, @arguments) if $event->{is_lifecycle};
-    $record->{args} = _named($event, @arguments);
-    return $record;
+    return _record($uri, @$event{qw(class name id)}, $event->{identity}->($object),
+        $event->{is_lifecycle} ? @{ _typed($event, @arguments) } : (args => _named($event, @arguments)));
 }
 
 # What an object is like, as its state and the reason, or, where the class has no such numbers, a word.
 sub of_state {
     my ($class, $uri, $object, $state, $reason) = @_;
-    my $record = _record($uri, $class, 'state', undef, $CLASS{$class}{identity}->($object));
-    return _add_type($record, $STATES{$class}, $state, $reason) if $state =~ /\A\d+\z/;
-    @$record{qw(type detail type_code detail_code)} = ($state, undef, undef, undef);
-    return $record;
+    return _record($uri, $class, 'state', undef, $CLASS{$class}{identity}->($object), $state =~ /\A\d+\z/
+        ? @{ _typed($STATES{$class}, $state, $reason) }
+        : (type => $state, detail => undef, type_code => undef, detail_code => undef));
 }
 
 sub of_connection {
     my ($uri, $event, %arguments) = @_;
-    my $record = _record($uri, 'connection', $event, (undef) x 4);
-    $record->{args} = \%arguments;
-    return $record;
+    return _record($uri, 'connection', $event, (undef) x 4, args => \%arguments);
 }
 
 sub _record {
-    my ($uri, $class, $event, $event_id, $name, $uuid, $id) = @_;
+    my ($uri, $class, $event, $event_id, $name, $uuid, $id, @more) = @_;
     # libvirt's texts are UTF-8.
     utf8::decode($name) if defined $name;
     return {
         v => 1, time => _time(), seq => ++$seq, uri => $uri, class => $class, event => $event, event_id => $event_id,
-        name => $name, uuid => $uuid, id => $id, args => {},
+        name => $name, uuid => $uuid, id => $id, args => {}, @more,
     };
 }
 
 # EVENT_STOPPED has its details in EVENT_STOPPED_*, STATE_PAUSED in STATE_PAUSED_*; only domains have such.
-sub _add_type {
-    my ($record, $of, $type, $detail) = @_;
-    my $words = $of->{words}{$type}{ $detail // '' } //= do {
+sub _typed {
+    my ($of, $type, $detail) = @_;
+    return $of->{typed}{$type}{ $detail // '' } //= do {
         my ($package, $prefix) = @$of{qw(package prefix)};
         my $name = _constants($package, qr/\A${prefix}_([A-Z]+)\z/)->{$type};
         my $more = defined $name && _constants($package, qr/\A${prefix}_\Q$name\E_(.+)\z/)->{ $detail // '' };
-        [map { $_ ? _word($_) : undef } $name, $more];
+        my ($type_word, $detail_word) = map { $_ ? _word($_) : undef } $name, $more;
+        [type => $type_word, detail => $detail_word, type_code => $type, detail_code => $detail];
     };
-    @$record{qw(type detail type_code detail_code)} = (@$words, $type, $detail);
-    return $record;
 }
 
 sub _named {
