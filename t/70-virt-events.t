@@ -152,7 +152,10 @@ subtest 'arguments of all events are in the manual, and written as it says' => s
         my $what = "$event->{class}/$event->{name}";
         is_deeply delete $listed{$what}, [sort map { $_->[0] } @{ $event->{arguments} }], "arguments of $what";
     }
-    my @newer = Sys::Virt::Domain->can('EVENT_ID_NIC_MAC_CHANGE') ? () : 'domain/nic-mac-change';
+    my @newer = (
+        Sys::Virt::Domain->can('EVENT_ID_NIC_MAC_CHANGE')   ? () : 'domain/nic-mac-change',
+        Sys::Virt::Network->can('EVENT_ID_METADATA_CHANGE') ? () : 'network/metadata-change',
+    );
     is_deeply [sort keys %listed], [(map { "connection/$_" } qw(closed failed retry)), @newer], 'and no others';
 
     my %example = (
@@ -161,7 +164,7 @@ subtest 'arguments of all events are in the manual, and written as it says' => s
     );
     my $domain = Sys::Virt->new(uri => 'test:///default')->get_domain_by_name('test');
     for my $event (@known) {
-        my $types = $schema->arguments("domain/$event->{name}");
+        my $types = $schema->arguments("$event->{class}/$event->{name}");
         my @values = map { $_ eq 'flags' ? 1 : $example{ $types->{$_} } } map { $_->[0] } @{ $event->{arguments} };
         conforms(Sys::Virt::Event::Record::json(Sys::Virt::Event::Record::of_event($event, 'uri', $domain, @values)));
     }
