@@ -285,11 +285,15 @@ watch one for itself that it has also given to L<Sys::Virt::Event/add_handle($fd
 
 =head1 THE KIT
 
-L<Test::Sys::Virt::EventImpl> has this class pass all of its cases, on Mojo::Reactor::Poll, and all but this on
+L<Test::Sys::Virt::EventImpl> has this class pass all of its cases, on Mojo::Reactor::Poll, and all but these on
 Mojo::Reactor::EV:
 
-  closed_fd    with epoll only: the kernel drops a closed file descriptor from
-               an epoll set without a word, and EV has no other
+  closed_fd       with epoll only: the kernel drops a closed file descriptor from
+                  an epoll set without a word, and EV has no other
+  order_per_id    these four replace methods of an object in whose place C
+  refused_late    serves already
+  methods_die
+  error_survives
 
 =head1 SEE ALSO
 
