@@ -255,7 +255,8 @@ my $dies = 1;
 $SIG{USR1} = sub { die "dies\n" if $dies-- > 0; $main->quit };
 my ($reader, $writer) = pipe_pair();
 my $test = $$;
-if (!fork) {
+my $pid = fork;
+if (!$pid) {
     close $writer;
     sysread $reader, my $byte, 1;
     do { pause(0.02) } while getppid == $test && kill USR1 => $test;
@@ -266,6 +267,8 @@ print exception_of { registered()->run_until(sub { syswrite $writer, 'x'; 0 }) }
 Glib::Timeout->add(10_000, sub { print "late\n"; $main->quit; 0 });
 $main->run;
 print "quit\n";
+kill KILL => $pid;
+waitpid $pid, 0;
 PERL
 
 prints 'signal handlers run in callbacks of the program', <<'PERL', "handled\n";
