@@ -22,7 +22,10 @@ plan skip_all => 'our module is installed over the one in Sys::Virt' if $probe e
 if (my $why = Test::Sys::Virt::EventImpl::Daemon->why_not) { plan skip_all => $why }
 my @places = $ENV{SYS_VIRT_EXAMPLES} // map { "/usr/share/doc/$_/examples" } qw(libsys-virt-perl perl-Sys-Virt);
 my ($examples) = grep { -e "$_/events.pl" } @places;
-plan skip_all => "the examples of Sys::Virt are not installed: there is no events.pl in @places" if !$examples;
+if (!$examples) {
+    die "There is no events.pl in @places\n" if defined $ENV{SYS_VIRT_EXAMPLES};
+    plan skip_all => "the examples of Sys::Virt are not installed: there is no events.pl in @places";
+}
 
 watchdog(120);
 
