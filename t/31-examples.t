@@ -221,12 +221,17 @@ subtest 'events.pl' => sub {
     }
 };
 
-# It starts a machine with KVM, and so gets on only where the user may. Both cannot have it at once.
+# Where there is KVM it would start a machine, and crash in Sys::Virt 9.0.0 while that runs. So its name is taken.
 subtest 'save-restore.pl' => sub {
     plan skip_all => "libvirt has no driver here for @drivers_missing" if grep { /qemu/ } @drivers_missing;
-    my ($ours, $theirs) = map { $user->run($_, "$examples/save-restore.pl") } qw(ours theirs);
-    is $ours->{status}, $theirs->{status}, 'it ends in the same way on both';
-    like $_->{stdout}, qr/\AStarting a transient guest\n/, '... and gets to its machine' for $ours, $theirs;
+    $user->run('theirs', '-e', 'use Sys::Virt; Sys::Virt->new(uri => "qemu:///session")->define_domain(shift)', <<'XML');
+<domain type='qemu'>
+  <name>perl-demo</name><uuid>4dea22b3-1d52-d8f3-2516-782e98ab3fa1</uuid><memory>65536</memory>
+  <os><type arch='i686'>hvm</type></os>
+</domain>
+XML
+    my $result = is_same_on_both('save-restore.pl');
+    is $result->{stdout}, "Starting a transient guest\n", '... which is to get to its machine';
 };
 
 # The window of open-console.pl is opened in xt/31-source-package.t. Those that are new must at least compile.
