@@ -234,7 +234,7 @@ XML
     is $result->{stdout}, "Starting a transient guest\n", '... which is to get to its machine';
 };
 
-# The window of open-console.pl is opened in xt/31-source-package.t. Those that are new must at least compile.
+# The window of open-console.pl is opened in xt/31-open-console.t. Those that are new must at least compile.
 my %is_known = map { $_ => 1 } keys %PLAIN, keys %VOLUME, qw(events.pl save-restore.pl open-console.pl);
 
 subtest 'the other examples' => sub {

@@ -66,11 +66,11 @@ sub run_on_both {
 # Waits for the end of what was started.
 sub result_of {
     my ($tool) = @_;
-    my @lines  = $tool->lines;
+    my $stdout = join '', (map { "$_\n" } $tool->lines), $tool->rest;
     my $status = $tool->status;
     my $stderr = $tool->errors;
-    my ($functions) = $stderr =~ s/^functions of (.*)\n\z//m ? $1 : 'unknown';
-    return { stdout => join('', map { "$_\n" } @lines), stderr => $stderr, status => $status, functions => $functions };
+    my $functions = $stderr =~ s/^functions of (.*)\n\z//m ? $1 : 'unknown';
+    return { stdout => $stdout, stderr => $stderr, status => $status, functions => $functions };
 }
 
 1;

@@ -71,6 +71,9 @@ sub lines {
     return @lines;
 }
 
+# What came after the last line.
+sub rest { return $_[0]{text} }
+
 sub signal { my ($self, $name) = @_; kill $name => $self->{pid}; return }
 
 sub errors {
