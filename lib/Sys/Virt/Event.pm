@@ -58,6 +58,12 @@ Sys::Virt::Event - libvirt's event loop contract for Perl
 
 =head1 SYNOPSIS
 
+=for test program
+test: event 3, detail 0
+tick
+tick
+tick
+
   use strict;
   use warnings;
   use Sys::Virt;
@@ -68,7 +74,8 @@ Sys::Virt::Event - libvirt's event loop contract for Perl
   my $loop = Sys::Virt::Event::Poll->new->register;
   my $conn = Sys::Virt->new(uri => 'test:///default');
 
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE,
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle,
       Sys::Virt::Event::protect(sub {
           my ($conn, $domain, $event, $detail) = @_;
           print $domain->get_name, ": event $event, detail $detail\n";
@@ -76,7 +83,10 @@ Sys::Virt::Event - libvirt's event loop contract for Perl
 
   # The program's own fds and timers can live there too.
   my $ticks = 0;
-  my $timer = Sys::Virt::Event::add_timeout(100, sub { print "tick\n"; $ticks++ });
+  my $timer = Sys::Virt::Event::add_timeout(100, sub {
+      print "tick\n";
+      $ticks++;
+  });
 
   $conn->get_domain_by_name('test')->suspend;    # something to see
   $loop->run_until(sub { $ticks == 3 }, 5);
@@ -156,12 +166,19 @@ always have it.
 
 Dies with:
 
-  Cannot register: 42 is not an object of a subclass of Sys::Virt::Event or Sys::Virt::EventImpl
+=for test messages
+
+  Cannot register: 42 is not an object of a subclass of Sys::Virt::Event
+      or Sys::Virt::EventImpl
   Cannot register: My::Loop must provide update_handle, remove_handle
-  Cannot register: the registered event loop, My::Loop, still has 1 handle, 2 timeouts
-  Cannot register: a callback of the registered event loop, My::Loop, is running
-  Cannot register: register_default was called, and libvirt keeps its own event loop from then on
-  Cannot register: other code in this process has registered an event loop with libvirt already
+  Cannot register: the registered event loop, My::Loop, still has 1
+      handle, 2 timeouts
+  Cannot register: a callback of the registered event loop, My::Loop, is
+      running
+  Cannot register: register_default was called, and libvirt keeps its own
+      event loop from then on
+  Cannot register: other code in this process has registered an event
+      loop with libvirt already
   Cannot register: the event loop belongs to another thread
   Cannot register: there is no option wait
   Cannot register: the options are not pairs of name and value
@@ -184,8 +201,12 @@ main loop delivers libvirt's events, and run_default runs GLib's sources.
 
 Dies with:
 
-  Cannot register default: an object is registered as the event loop, and libvirt takes only one kind
-  Cannot register default: other code in this process has registered an event loop with libvirt already
+=for test messages
+
+  Cannot register default: an object is registered as the event loop, and
+      libvirt takes only one kind
+  Cannot register default: other code in this process has registered an
+      event loop with libvirt already
   Cannot register default: the event loop belongs to another thread
 
 or with libvirt's reason, where it could not be initialised.
@@ -199,6 +220,8 @@ if nothing is registered, that is for ever. A signal ends the wait. Returns noth
 An exception of a callback is thrown from here, see L</EXCEPTIONS>.
 
 Dies also with:
+
+=for test messages
 
   Cannot run default: no event loop is registered
   Cannot run default: register_default was not called
@@ -214,6 +237,8 @@ C<$code> is a code reference or an object that can be called like one; it is cop
 
 Returns the id of the watch, an integer from 1. When something is ready the code is called as
 
+=for test text
+
   $code->($id, $fd, $events)
 
 where C<$events> has all bits that are ready. HANDLE_ERROR and HANDLE_HANGUP are told even when they were not asked
@@ -221,13 +246,17 @@ for, but nothing is while the mask is 0.
 
 Dies with:
 
+=for test messages
+
   Cannot add handle: no event loop is registered
   Cannot add handle: file descriptor -1 is negative
   Cannot add handle: file descriptor "x" is not a number
   Cannot add handle: handle a reference to GLOB is closed
   Cannot add handle: handle a reference to GLOB has no file descriptor
-  Cannot add handle: handle a reference to GLOB is tied: it has no file descriptor
-  Cannot add handle: event mask 16 is no combination of HANDLE_* constants
+  Cannot add handle: handle a reference to GLOB is tied: it has no file
+      descriptor
+  Cannot add handle: event mask 16 is no combination of HANDLE_*
+      constants
   Cannot add handle: callback undef is not a code reference
   Cannot add handle: My::Loop::add_handle returned undef
   Cannot add handle: the event loop refused it
@@ -242,6 +271,8 @@ Watches for other events from now on; 0 switches the watch off (virEventUpdateHa
 An id that was removed, or that is a timer's, is ignored quietly, as libvirt's functions do. An id that was never
 given out is an exception:
 
+=for test messages
+
   Cannot update handle: no id 9999 was ever given out
   Cannot update handle: event mask "x" is not a number
 
@@ -252,6 +283,8 @@ that is under way. The code is released afterwards, once it is not running. The 
 nothing.
 
 Dies unless a handle with that id is registered:
+
+=for test messages
 
   Cannot remove handle: no handle with id 9999 is registered
   Cannot remove handle: id "abc" is not a number
@@ -266,6 +299,8 @@ a millisecond is cut off first: -0.5 is 0. Periods that were missed are not made
 Returns the id, an integer from 1. Handles and timers share the numbers.
 
 Dies with:
+
+=for test messages
 
   Cannot add timeout: no event loop is registered
   Cannot add timeout: interval "abc" is not a number
@@ -283,11 +318,15 @@ or with the exception of the loop's own C<add_timeout>.
 Changes the interval (virEventUpdateTimeout). It starts anew at this moment, also when it is the same as before. A
 negative one disables the timer. Returns nothing. Ids are treated as in L</update_handle($id, $events)>:
 
+=for test messages
+
   Cannot update timeout: no id 9999 was ever given out
 
 =head2 remove_timeout($id)
 
 Ends the timer (virEventRemoveTimeout), as remove_handle ends a watch. Returns nothing. Dies with:
+
+=for test messages
 
   Cannot remove timeout: no timeout with id 9999 is registered
 
@@ -302,6 +341,8 @@ C<add_callback> of a stream and so on. Sys::Virt calls them from libvirt's C cod
 handler jumps over that code, and can leave locks and other events behind.
 
 Dies with:
+
+=for test messages
 
   Cannot protect: callback "x" is not a code reference
 
@@ -361,6 +402,8 @@ The loop is run by the object's method C<run_for>, else C<run_once>, again and a
 with the number of seconds that it may take at most, or after register_default by run_default. Exceptions of
 callbacks come out of it. Dies also with:
 
+=for test messages
+
   Cannot drain: no event loop is registered
   Cannot drain: a callback is running, which cannot go before it returns
   Cannot drain: My::Loop has neither run_for nor run_once
@@ -372,8 +415,11 @@ callbacks come out of it. Dies also with:
 For a child process: takes over what libvirt had registered before the fork, at once, see L</FORK>. The
 other process must not use these connections any more, nor may other children of it that wait for its end. Elsewhere it does nothing. Returns nothing. Dies with:
 
+=for test messages
+
   Cannot adopt: no event loop is registered
-  Cannot adopt: after register_default libvirt keeps its handles to itself
+  Cannot adopt: after register_default libvirt keeps its handles to
+      itself
   Cannot adopt: the event loop belongs to another thread
 
 =head2 forget()
@@ -383,8 +429,11 @@ The connections are dead in this process; the other process keeps them. The prog
 Nothing that libvirt knows of these watches is released, so what their handlers hold stays in memory. Elsewhere, and
 after L</adopt()>, it does nothing. Returns nothing. Dies with:
 
+=for test messages
+
   Cannot forget: no event loop is registered
-  Cannot forget: after register_default libvirt keeps its handles to itself
+  Cannot forget: after register_default libvirt keeps its handles to
+      itself
   Cannot forget: the event loop belongs to another thread
 
 =head1 METHODS A LOOP PROVIDES
@@ -443,18 +492,27 @@ inside it), it is not called again; the first time this is a warning.
 
 An exception of the callback is thrown from here. Dies also with:
 
-  Cannot run handle callback: $cb is not what add_handle or add_timeout was given
-  Cannot run handle callback: $opaque is not what add_handle or add_timeout was given
+=for test messages
+
+  Cannot run handle callback: $cb is not what add_handle or add_timeout
+      was given
+  Cannot run handle callback: $opaque is not what add_handle or
+      add_timeout was given
   Cannot run handle callback: $cb and $opaque belong to different watches
   Cannot run handle callback: $cb belongs to a timeout
-  Cannot run handle callback: event mask 16 is no combination of HANDLE_* constants
+  Cannot run handle callback: event mask 16 is no combination of HANDLE_*
+      constants
 
 =head2 $loop->_run_timeout_callback($timer, $cb, $opaque)
 
 Calls libvirt's callback of a timer. Otherwise the same. Dies with:
 
-  Cannot run timeout callback: $cb is not what add_handle or add_timeout was given
-  Cannot run timeout callback: $cb and $opaque belong to different watches
+=for test messages
+
+  Cannot run timeout callback: $cb is not what add_handle or add_timeout
+      was given
+  Cannot run timeout callback: $cb and $opaque belong to different
+      watches
   Cannot run timeout callback: $cb belongs to a handle
 
 =head2 $loop->_free_callback_opaque($ff, $opaque)
@@ -464,8 +522,12 @@ C<remove_handle>), late, twice or never, the outcome is the same. The module its
 once, when the watch is removed, its callback is not running and libvirt's code has left the stack. Returns nothing.
 Dies with:
 
-  Cannot free callback opaque: $ff is not what add_handle or add_timeout was given
-  Cannot free callback opaque: $ff and $opaque belong to different watches
+=for test messages
+
+  Cannot free callback opaque: $ff is not what add_handle or add_timeout
+      was given
+  Cannot free callback opaque: $ff and $opaque belong to different
+      watches
 
 =head1 CONSTANTS
 
@@ -614,6 +676,10 @@ its own there.
 This is a whole program. Its class obeys all of the rules above. L<Sys::Virt::Event::Poll> is the same with some
 comfort, and is short enough to be read.
 
+=for test program
+test: event 3
+test: event 4
+
   package My::Loop;
   use strict;
   use warnings;
@@ -621,19 +687,31 @@ comfort, and is short enough to be read.
   use IO::Poll qw(POLLIN POLLOUT POLLERR POLLHUP POLLNVAL);
   use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-  sub new { my ($class) = @_; return bless { handles => {}, timers => {} }, $class }
+  sub new {
+      my ($class) = @_;
+      return bless { handles => {}, timers => {} }, $class;
+  }
+
   sub now { return clock_gettime(CLOCK_MONOTONIC) }
 
-  # The key that stands for a watch from here on: its record will do. That $ff
-  # is not kept is fine, too.
+  # The key that stands for a watch from here on: its record will do.
+  # That $ff is not kept is fine, too.
   sub add_handle {
       my ($self, $fd, $events, $cb, $opaque, $ff) = @_;
-      my $handle = { fd => $fd, events => $events, tokens => [$cb, $opaque] };
+      my $handle = { fd => $fd, events => $events };
+      $handle->{tokens} = [$cb, $opaque];
       return $self->{handles}{$handle} = $handle;
   }
 
-  sub update_handle { my ($self, $handle, $events) = @_; $handle->{events} = $events }
-  sub remove_handle { my ($self, $handle) = @_; delete $self->{handles}{$handle} }
+  sub update_handle {
+      my ($self, $handle, $events) = @_;
+      $handle->{events} = $events;
+  }
+
+  sub remove_handle {
+      my ($self, $handle) = @_;
+      delete $self->{handles}{$handle};
+  }
 
   sub add_timeout {
       my ($self, $ms, $cb, $opaque, $ff) = @_;
@@ -642,53 +720,65 @@ comfort, and is short enough to be read.
       return $self->{timers}{$timer} = $timer;
   }
 
-  # The interval starts now, whatever it was before. Negative means disabled, and
-  # 0 is due in each pass, however often it is set again.
+  # The interval starts now, whatever it was before. Negative means
+  # disabled, and 0 is due in each pass, however often it is set again.
   sub update_timeout {
       my ($self, $timer, $ms) = @_;
       $timer->{seconds} = $ms / 1000;
-      $timer->{due} = $ms < 0 ? undef : $ms == 0 ? 0 : now() + $ms / 1000;
+      $timer->{due} = $ms < 0 ? undef : $ms && now() + $ms / 1000;
   }
 
-  sub remove_timeout { my ($self, $timer) = @_; delete $self->{timers}{$timer} }
+  sub remove_timeout {
+      my ($self, $timer) = @_;
+      delete $self->{timers}{$timer};
+  }
 
-  # One pass. What is ready is collected before anything is called, so what a
-  # callback adds waits for the next pass. A watch is busy while its callback runs,
-  # which may run the loop: that is another pass, and what is left of this one waits.
+  # One pass. What is ready is collected before anything is called, so
+  # what a callback adds waits for the next pass. A watch is busy while
+  # its callback runs, which may run the loop: that is another pass, and
+  # what is left of this one waits.
   sub run_once {
       my ($self, $max_seconds) = @_;
       my $pass = ++$self->{pass};
-      # In arrays first: a signal handler may remove a watch while grep is at work.
+      # In arrays first: a signal handler may remove a watch while grep is
+      # at work.
       my @watched = values %{ $self->{handles} };
       my @timed = values %{ $self->{timers} };
-      my @handles = grep { $_->{events} && !$_->{busy} } @watched;    # mask 0: off
+      my @handles = grep { $_->{events} && !$_->{busy} } @watched;
       my @armed = grep { defined $_->{due} && !$_->{busy} } @timed;
-      my ($wait) = sort { $a <=> $b } $max_seconds // (), map { $_->{due} - now() } @armed;
+      my @limits = map { $_->{due} - now() } @armed;
+      my ($wait) = sort { $a <=> $b } $max_seconds // (), @limits;
       my $ms = !defined $wait ? -1 : $wait <= 0 ? 0 : int(1000 * $wait) + 1;
 
-      # What IO::Poll itself is made of: it takes fds. poll(2) tells errors and
-      # hang-ups unasked.
-      my @fds = map { $_->{fd}, ($_->{events} & 1 && POLLIN) | ($_->{events} & 2 && POLLOUT) } @handles;
-      @handles = () if IO::Poll::_poll($ms, @fds) <= 0;    # the time is over, or a signal came
+      # What IO::Poll itself is made of: it takes fds. poll(2) tells errors
+      # and hang-ups unasked. 0: the time is over; -1: a signal came.
+      my @fds = map {
+          my ($reads, $writes) = ($_->{events} & 1, $_->{events} & 2);
+          ($_->{fd}, ($reads && POLLIN) | ($writes && POLLOUT));
+      } @handles;
+      @handles = () if IO::Poll::_poll($ms, @fds) <= 0;
       my $now = now();
       my @timers = grep { $_->{due} <= $now } @armed;
 
-      # A callback may have changed what comes after it: look again each time.
+      # A callback may have changed what comes after it: look again.
       for my $handle (@handles) {
           last if $self->{pass} != $pass;
           my (undef, $bits) = splice @fds, 0, 2;
           my $mask = $handle->{events} or next;
           my $events = ($bits & POLLIN && 1) | ($bits & POLLOUT && 2)
-              | ($bits & (POLLERR | POLLNVAL) && 4) | ($bits & POLLHUP && 8);
-          $handle->{events} = 0 if $bits & POLLNVAL;       # closed: tell it once
+              | ($bits & (POLLERR | POLLNVAL) && 4)
+              | ($bits & POLLHUP && 8);
+          $handle->{events} = 0 if $bits & POLLNVAL;    # tell it once
           $events &= $mask | 4 | 8 or next;
           local $handle->{busy} = 1;
-          $self->_run_handle_callback(0, $handle->{fd}, $events, @{ $handle->{tokens} });
+          my @tokens = @{ $handle->{tokens} };
+          $self->_run_handle_callback(0, $handle->{fd}, $events, @tokens);
       }
       for my $timer (@timers) {
           last if $self->{pass} != $pass;
           next if !defined $timer->{due} || $timer->{due} > $now;
-          $timer->{due} = $now + $timer->{seconds} if $timer->{seconds};
+          my $seconds = $timer->{seconds};
+          $timer->{due} = $now + $seconds if $seconds;
           local $timer->{busy} = 1;
           $self->_run_timeout_callback(0, @{ $timer->{tokens} });
       }
@@ -700,7 +790,8 @@ comfort, and is short enough to be read.
   my $loop = My::Loop->new->register;
   my $conn = Sys::Virt->new(uri => 'test:///default');
   my $seen = 0;
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub {
       my ($conn, $domain, $event) = @_;
       print $domain->get_name, ": event $event\n";
       $seen++;
@@ -741,6 +832,8 @@ C<add_*> that dies or returns no key has failed. For this module's add functions
 libvirt is told, but keeps it to itself: a connection that cannot be watched opens all the same, and never sees an
 event. So there is a warning, such as
 
+=for test messages
+
   Cannot add handle: My::Loop::add_handle died: too many handles
 
 C<update_*> that dies is an exception like one in a callback; its warning is
@@ -766,6 +859,37 @@ its next call. So while such a method is called, handlers wait; they run when th
 done.
 
 Hence this works, and leaves the connection usable:
+
+=begin test frame
+
+use strict;
+use warnings;
+use Sys::Virt;
+use Sys::Virt::Event::Poll -register;
+my $conn = Sys::Virt->new(uri => 'test:///default');
+HERE
+print "in time\n" if !$@;
+
+# The handler of a signal that comes in the call runs when the call is over.
+my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+$conn->domain_event_register_any(undef, $lifecycle, sub { });
+my $update = \&Sys::Virt::Event::Poll::update_timeout;
+{
+    no warnings 'redefine';
+    *Sys::Virt::Event::Poll::update_timeout = sub { kill ALRM => $$; $update->(@_) };
+}
+eval {
+    local $SIG{ALRM} = sub { die "too slow\n" };
+    $conn->get_domain_by_name('test')->suspend;
+};
+print $@;
+print 'usable: ', $conn->is_alive, "\n";
+__END__
+in time
+too slow
+usable: 1
+
+=end test
 
   eval {
       local $SIG{ALRM} = sub { die "too slow\n" };
@@ -833,8 +957,45 @@ When the process that opened it has ended, or has become another program by exec
 handle is watched again, within a second. Of several children that run the loop one gets it. So a program may connect,
 then become a daemon:
 
+=begin test frame
+
+use strict;
+use warnings;
+use POSIX ();
+use SecondClient;
+use Sys::Virt;
+use Sys::Virt::Event::Poll;
+use Test::Sys::Virt::EventImpl::Daemon;
+
+my $daemon = Test::Sys::Virt::EventImpl::Daemon->start;
+my $other = SecondClient->start($daemon->uri);
+pipe my $reader, my $writer or die;
+my $daemonizes = fork // die;
+if (!$daemonizes) {
+    my $uri = $daemon->uri;
+    my $loop = Sys::Virt::Event::Poll->new->register;
+    my @callback = (undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+        syswrite $writer, "event $_[2], the first process has gone: " . (getppid() != $$ && !kill 0, $daemonizes) . "\n";
+        POSIX::_exit(0);
+    });
+    $daemonizes = $$;
+    Sys::Virt::Event::add_timeout(1, sub { Sys::Virt::Event::remove_timeout($_[0]); syswrite $writer, "ready\n" });
+HERE
+}
+waitpid $daemonizes, 0;
+close $writer;
+print scalar readline $reader;
+$other->does('suspend');
+print readline $reader;
+$other->stop;
+__END__
+ready
+event 3, the first process has gone: 1
+
+=end test
+
   my $conn = Sys::Virt->new(uri => $uri);
-  $conn->domain_event_register_any(...);
+  $conn->domain_event_register_any(@callback);
   POSIX::_exit(0) if fork;
   POSIX::setsid();
   Sys::Virt::Event::adopt();    # the parent may take a moment to end
@@ -910,20 +1071,27 @@ Two tools. L</watches()> tells what is registered, how often it was dispatched a
 server is a handle with mask 1, or 0 while a call is under way; event handlers have a timer, disabled while there is
 nothing to tell.
 
+=for test program
+/age=\S+ dispatched=0 id=1 kind=timeout last_dispatch=- ms=-1 /
+
   use Sys::Virt;
   use Sys::Virt::Event;
   use Sys::Virt::Event::Poll;
 
   my $loop = Sys::Virt::Event::Poll->new->register;
   my $conn = Sys::Virt->new(uri => 'test:///default');
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub { });
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub { });
 
   for my $watch (Sys::Virt::Event::watches()) {
-      print join(' ', map { "$_=" . ($watch->{$_} // '-') } sort keys %$watch), "\n";
+      print "$_=", $watch->{$_} // '-', ' ' for sort keys %$watch;
+      print "\n";
   }
 
 And C<SYS_VIRT_EVENT_TRACE=1> in the environment prints to stderr each call from libvirt and to libvirt, with
 process and thread. It is read when the module is loaded; unset, empty and 0 mean off. For the program above:
+
+=for test output trace
 
   Sys::Virt::Event 5360 owner 0x7f66028e1b80: add_timeout(-1) = 1
 
@@ -947,7 +1115,10 @@ directories, and perl takes CPAN's first. When both are installed by a CPAN clie
 overwrites the other's. What belongs to this one then dies at loading, and says which file it is. Install
 Sys-Virt-Event again. To see whose is loaded:
 
-  perl -MSys::Virt::Event -e 'print Sys::Virt::Event->can("watches") ? "Sys-Virt-Event\n" : "Sys-Virt\n"'
+=for test shell
+
+  perl -MSys::Virt::Event -e 'print Sys::Virt::Event->can("watches")
+      ? "Sys-Virt-Event\n" : "Sys-Virt\n"'
 
 =head1 DIFFERENCES
 
@@ -1016,6 +1187,26 @@ handler is wrapped in L</protect($code)>.
 
 Do not unregister a close callback inside it, nor drop the connection there: libvirt holds a lock, and the program
 hangs. Do it from a timer:
+
+=begin test frame
+
+use strict;
+use warnings;
+use Sys::Virt;
+use Sys::Virt::Event::Poll;
+use Test::Sys::Virt::EventImpl::Daemon;
+my $daemon = Test::Sys::Virt::EventImpl::Daemon->start;
+my $loop = Sys::Virt::Event::Poll->new->register;
+my $conn = Sys::Virt->new(uri => $daemon->uri);
+HERE
+$daemon->signal('KILL');
+print $loop->run_until(sub { !$conn }, 10), "\n";
+print Sys::Virt::Event::drain(10), "\n";
+__END__
+1
+1
+
+=end test
 
   $conn->register_close_callback(Sys::Virt::Event::protect(sub {
       Sys::Virt::Event::add_timeout(0, sub {

@@ -1,0 +1,198 @@
+# Every verbatim block of the manual says what it is, in a mark that readers do not see, and is held to it: programs
+# run as they are printed. VirtTest::Blocks has the marks.
+use strict;
+use warnings;
+
+use Config;
+use File::Basename qw(dirname);
+use File::Find ();
+use File::Spec;
+use File::Temp ();
+use lib dirname(__FILE__) . '/lib';
+use Test::More;
+use VirtTest;
+use VirtTest::Blocks;
+
+plan skip_all => 'Sys::Virt is not installed (Debian: libsys-virt-perl)' if !eval { require Sys::Virt };
+watchdog(400);
+
+my $top = File::Spec->rel2abs(dirname(__FILE__) . '/..');
+chdir $top or die "Cannot go to $top: $!\n";
+my $dir = File::Temp->newdir;
+my @PERL = map { "-I$_" } map { File::Spec->rel2abs($_) } grep { !ref } @INC;
+
+my %check = (
+    program => \&program, frame => \&frame, driver => \&driver, output => \&output, shell => \&shell,
+    messages => \&messages, text => sub { 1 }, elsewhere => sub { ok -e $_[0]{about}, "$_[1]: $_[0]{about} is there" },
+);
+
+# Those named on the command line, or all.
+my @files = @ARGV ? @ARGV : manual();
+for my $file (@files) {
+    my $last;
+    for my $block (VirtTest::Blocks::of(text_of($file))) {
+        my $name = "$file line $block->{line}, $block->{head}";
+        # That of man.
+        my $margin = 7 + $block->{indent};
+        is_deeply [grep { $margin + length > 80 } @{ $block->{lines} }], [], "$name: it fits into 80 columns";
+        my $check = $check{ $block->{mark} // '' };
+        if (!$check) { fail "$name: a block without a mark, see VirtTest::Blocks"; next }
+        $last = $check->($block, $name, $last);
+    }
+}
+done_testing;
+
+sub manual {
+    my @found = map { "script/$_" } qw(virt-events virt-eventimpl);
+    File::Find::find({ no_chdir => 1, wanted => sub { push @found, $_ if /\.(?:pm|pod)\z/ } }, 'lib');
+    return sort @found;
+}
+
+sub text_of {
+    my ($file) = @_;
+    open my $in, '<', $file or die "Cannot read $file: $!\n";
+    local $/;
+    return scalar <$in>;
+}
+
+# Programs. What they have printed is for the block with output that may follow.
+
+sub program {
+    my ($block, $name) = @_;
+    return run($block->{text}, $block, $name);
+}
+
+sub frame {
+    my ($block, $name) = @_;
+    my $code = $block->{frame} =~ s/^HERE\n/$block->{text}/mr;
+    isnt $code, $block->{frame}, "$name: the frame has a place for the block";
+    return run($code, $block, $name);
+}
+
+sub driver {
+    my ($block, $name) = @_;
+    open my $out, '>', "$dir/block.pl" or die "Cannot write: $!\n";
+    print $out $block->{text};
+    close $out;
+    return run($block->{frame}, $block, $name, "$dir/block.pl");
+}
+
+sub run {
+    my ($code, $block, $name, @args) = @_;
+    if (my $missing = missing("$code$block->{text}")) {
+        SKIP: { skip "$name: $missing", 1 }
+        return;
+    }
+    my $run = run_of($code, @args);
+    my $is_good = ok VirtTest::Blocks::is_like($run->{stdout}, $block->{expected}), "$name: it prints what it should";
+    diag "it prints:\n$run->{stdout}and should:\n$block->{expected}" if !$is_good;
+    is $run->{stderr}, '', '... no warning';
+    ok !$run->{timed_out} && !$run->{exit} && !$run->{signal}, '... and ends well'
+        or diag "exit $run->{exit}, signal $run->{signal}, timed out $run->{timed_out}";
+    return { code => $code, args => \@args, printed => $run->{stdout} };
+}
+
+sub run_of {
+    my ($code, @args) = @_;
+    return fresh_perl($code, switches => ['-w'], includes => ["$top/t/lib"], args => \@args, timeout => 60);
+}
+
+# What it takes and is not there.
+sub missing {
+    my ($code) = @_;
+    return 'perl has no threads' if $code =~ /^use threads/m && !$Config{useithreads};
+    for my $module ($code =~ /^\s*(?:use|require) ([A-Z][\w:]+)/mg) {
+        my $file = $module =~ s{::}{/}gr . '.pm';
+        next if $module =~ /^My::/ || grep { !ref && -e "$_/$file" } @INC;
+        return "$module is not installed";
+    }
+    return if $code !~ /EventImpl::Daemon/;
+    require Test::Sys::Virt::EventImpl::Daemon;
+    return Test::Sys::Virt::EventImpl::Daemon->why_not;
+}
+
+sub output {
+    my ($block, $name, $last) = @_;
+    SKIP: {
+        skip "$name: the program before it was not run", 1 if !$last;
+        my $printed = $block->{about} eq 'trace' ? trace_of($last) : $last->{printed};
+        ok VirtTest::Blocks::is_shown($printed, $block->{text}), "$name: it is what the program prints" or diag $printed;
+    }
+    return $last;
+}
+
+sub trace_of {
+    my ($last) = @_;
+    local $ENV{SYS_VIRT_EVENT_TRACE} = 1;
+    return run_of($last->{code}, @{ $last->{args} })->{stderr};
+}
+
+# Commands: those of ours must take the options, which --list does not carry out.
+
+sub shell {
+    my ($block, $name) = @_;
+    my $text = $block->{text} =~ s/\\\n\s*//gr;
+    for my $line (split /\n(?! )/, $text) {
+        $line =~ s/^\$ //;
+        is system('sh', '-n', '-c', $line), 0, "$name: the shell can read: " . $line =~ s/\n.*//sr;
+        my ($first) = split /\s*(?:&&|\|(?=[^']*(?:'[^']*'[^']*)*$))\s*/, $line;
+        ok command($first), "... and run it" or diag $first;
+    }
+    return;
+}
+
+sub command {
+    my ($line) = @_;
+    my %packages = map { $_ => 1 } map { split /\|/, (split ' ')[1] } grep { /^\w/ } split /^/, text_of('dev/packages');
+    return !system "$^X @PERL script/$1 $2 --list >$dir/out 2>&1" if $line =~ /^(virt-event\w+)\b(.*)/;
+    return !system "$^X @PERL $1 >$dir/out 2>&1" if $line =~ /^perl (-M.*)/s;
+    return -e $1 if $line =~ /^(?:perl|sh) ([\w.\/-]+)/;
+    return !grep { !$packages{$_} } split ' ', $1 if $line =~ /^apt-get install (.*)/;
+    return !system "$^X @PERL -e 'exit !grep { -e } map { my \$f = shift =~ s{::}{/}gr; (\"lib/\$f.pm\", \"lib/\$f.pod\", \"script/\$f\") } 1' $1"
+        if $line =~ /^(?:perldoc|man) ([\w:-]+)$/;
+    return $line =~ /^make(?: \w+)?$/ || $line =~ /^[A-Z_]+=\S+ perl /;
+}
+
+# Messages: what the sources say, where a %s or a variable stands for anything.
+
+{
+    my @says;
+
+    sub messages {
+        my ($block, $name) = @_;
+        @says = sayings() if !@says;
+        my $text = $block->{text} =~ s/\n +/ /gr;
+        for my $message (split /\n/, $text) {
+            # The verb and noun, and the name of a method, are put in front of what the sources have.
+            my ($reason) = $message =~ /\ACannot [^:]+: (.+)/;
+            my ($what) = ($reason // '') =~ /\A[\w:]+::\w+ (.+)/;
+            my @texts = grep { defined } $message, $reason, $what;
+            ok scalar(grep { my $says = $_; grep { $_ =~ $says } @texts } @says), "$name: $message";
+        }
+        return;
+    }
+}
+
+sub sayings {
+    my @patterns;
+    for my $file (glob('src/*.c'), 'Event.xs', grep { /\.pm$/ } manual()) {
+        my $code = text_of($file) =~ s/^__END__.*//msr;
+        my @strings;
+        if ($file =~ /\.(?:c|xs)$/) {
+            $code =~ s/%" SVf(?: ")?/%s/g;
+            $code =~ s/%s(?=[,)])/%s"/g;
+            $code =~ s/"\s*\n\s*"//g;
+            @strings = map { s/%(?:\.\*)?l?[sdu]|%l?[sdux]/\0/gr } $code =~ /"((?:[^"\\]|\\.)*)"/g;
+        }
+        else {
+            $code =~ s/["']\s*\n?\s*\.\s*["']//g;
+            @strings = map { s/\@\{\[.*?\]\}|[\$\@]\{?\w+\}?(?:->)?(?:[\[{][^\]}]*[\]}])*/\0/gr } $code =~ /["']((?:[^"'\n\\]|\\.)*)["']/g;
+        }
+        for (@strings) {
+            next if (() = /[a-z]/g) < 4;
+            my $pattern = join '.+', map { quotemeta } split /\0+/, s/\\n\z//r =~ s/\\"/"/gr, -1;
+            push @patterns, qr/\A$pattern\z/;
+        }
+    }
+    return @patterns;
+}
