@@ -346,13 +346,20 @@ Sys::Virt::Event::Record - what an event of libvirt says, in names and words
 
 =head1 SYNOPSIS
 
+=for test program
+/\{"v":1,.*"class":"domain","event":"state",.*\}/
+/(?:\{"v":1,.*\}\n)+\{.*\}/
+
   use strict;
   use warnings;
   use Sys::Virt::Event::Poll -register;
   use Sys::Virt::Event::Connection;
 
-  my $conn = Sys::Virt::Event::Connection->new(uri => 'test:///default')->open;
-  print Sys::Virt::Event::Record::json($_), "\n" for $conn->snapshot;
+  my $uri  = 'test:///default';
+  my $conn = Sys::Virt::Event::Connection->new(uri => $uri)->open;
+  for my $record ($conn->snapshot) {
+      print Sys::Virt::Event::Record::json($record), "\n";
+  }
 
 =head1 DESCRIPTION
 
@@ -428,21 +435,27 @@ The numbers that these stand for. undef where there are none: the state of a net
 Where a word is named, its number is there, too, with C<_code> after the name. What is not listed has none. Of an
 event, or an argument, that is newer than this list, they are C<arg1>, C<arg2> and so on.
 
+=for test text
+
   domain/agent-lifecycle            state (word), reason (word)
   domain/balloon-change             actual (KiB)
-  domain/block-job                  dev (of BLOCK_JOB path), type (word), status (word)
-  domain/block-threshold            dev, path, threshold (bytes), excess (bytes)
+  domain/block-job                  dev (of BLOCK_JOB path), type (word),
+                                    status (word)
+  domain/block-threshold            dev, path, threshold (bytes),
+                                    excess (bytes)
   domain/device-added               alias
   domain/device-removal-failed      alias
   domain/device-removed             alias
   domain/disk-change                old, new, alias, reason (word)
-  domain/graphics                   phase (word), local, remote (each family (word), node, service), auth,
+  domain/graphics                   phase (word), local, remote (each
+                                    family (word), node, service), auth,
                                     ids (list of type, name)
   domain/io-error                   src, alias, action (word)
   domain/io-error-reason            src, alias, action (word), reason
   domain/job-completed              params
   domain/memory-device-size-change  alias, size (KiB)
-  domain/memory-failure             recipient (word), action (word), flags (list of words)
+  domain/memory-failure             recipient (word), action (word),
+                                    flags (list of words)
   domain/metadata-change            type (word), nsuri
   domain/migration-iteration        iteration
   domain/nic-mac-change             alias, old, new
