@@ -740,18 +740,19 @@ test: event 4
   sub run_once {
       my ($self, $max_seconds) = @_;
       my $pass = ++$self->{pass};
-      # In arrays first: a signal handler may remove a watch while grep is
-      # at work.
+      # In arrays first: a signal handler may remove a watch while grep
+      # is at work.
       my @watched = values %{ $self->{handles} };
       my @timed = values %{ $self->{timers} };
       my @handles = grep { $_->{events} && !$_->{busy} } @watched;
       my @armed = grep { defined $_->{due} && !$_->{busy} } @timed;
       my @limits = map { $_->{due} - now() } @armed;
       my ($wait) = sort { $a <=> $b } $max_seconds // (), @limits;
-      my $ms = !defined $wait ? -1 : $wait <= 0 ? 0 : int(1000 * $wait) + 1;
+      my $ms = -1;
+      $ms = $wait <= 0 ? 0 : int(1000 * $wait) + 1 if defined $wait;
 
-      # What IO::Poll itself is made of: it takes fds. poll(2) tells errors
-      # and hang-ups unasked. 0: the time is over; -1: a signal came.
+      # What IO::Poll itself is made of: it takes fds. poll(2) tells
+      # errors and hang-ups unasked. 0: the time is over; -1: a signal.
       my @fds = map {
           my ($reads, $writes) = ($_->{events} & 1, $_->{events} & 2);
           ($_->{fd}, ($reads && POLLIN) | ($writes && POLLOUT));
@@ -772,7 +773,8 @@ test: event 4
           $events &= $mask | 4 | 8 or next;
           local $handle->{busy} = 1;
           my @tokens = @{ $handle->{tokens} };
-          $self->_run_handle_callback(0, $handle->{fd}, $events, @tokens);
+          my $fd = $handle->{fd};
+          $self->_run_handle_callback(0, $fd, $events, @tokens);
       }
       for my $timer (@timers) {
           last if $self->{pass} != $pass;
