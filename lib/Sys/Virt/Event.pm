@@ -118,6 +118,8 @@ and again.
 
 =back
 
+This page is the reference. L<Sys::Virt::Event::Manual::Tutorial> is the place to begin.
+
 Connections and domains come from L<Sys::Virt>, a distribution of its own. It contains an older module of the same
 name; what was written for that one runs with this one. See L</LIVING WITH SYS::VIRT> and L</DIFFERENCES>.
 
@@ -1124,47 +1126,8 @@ Sys-Virt-Event again. To see whose is loaded:
 
 =head1 DIFFERENCES
 
-What a program that was written for Sys::Virt's module could notice:
-
-=over 4
-
-=item *
-
-Ids are this module's, not what the loop's C<add_*> returned. libvirt needs ids that are positive and never used
-twice; loops return all kinds of things. The loop gets back what it returned.
-
-=item *
-
-All six methods must exist when the object is registered. A missing one was found in the middle of a libvirt call.
-
-=item *
-
-A second L</register($impl, %options)> makes the new object the loop, if nothing is registered with the old one.
-Otherwise it is an exception. The new object used to get updates for what it had never seen.
-
-=item *
-
-The loop's C<update_handle> is not called for a mask that it was given last, as long as it works: libvirt says the same
-twice now and then, and calls into Perl are what costs. C<update_timeout> always is, since an interval starts anew.
-
-=item *
-
-A callback that is running is not called again by a loop that is run inside it. libvirt's callbacks are not made for
-that: programs crashed.
-
-=item *
-
-An exception in a callback reaches the caller after libvirt is done. It used to jump over libvirt's code, whose
-locks stayed locked.
-
-=item *
-
-Mistakes that were silent are exceptions: a callback that is no code, a file descriptor that is not open for perl,
-an event mask that does not exist, an id that is not registered, register_default after register, run_default
-without register_default, a loop's C<add_*> that returns nothing. Before, the program hung, crashed or went on
-without events.
-
-=back
+What a program that was written for Sys::Virt's module could notice is in
+L<Sys::Virt::Event::Manual::Migration/WHAT DIFFERS>, with the reasons.
 
 =head1 LIMITS
 
@@ -1241,10 +1204,11 @@ See L</NO EVENTS?>.
 
 =head1 SEE ALSO
 
-L<Sys::Virt::Event::Poll>, a ready loop. L<Sys::Virt::Event::Loop>, the base of the adapters for other loops.
-L<Sys::Virt::EventImpl>, the parent class. L<Sys::Virt>, connections and
-domains. L<virt-events>, a program that shows events. L<Test::Sys::Virt::EventImpl>, a kit that tells whether a loop
-keeps the contract.
+L<Sys::Virt::Event::Manual> is the table of contents of this distribution's pages. Of these,
+L<Sys::Virt::Event::Manual::Tutorial> is to begin with, L<Sys::Virt::Event::Manual::Cookbook> has programs for what comes
+up, and L<Sys::Virt::Event::Manual::Internals> is about the C code.
+
+L<Sys::Virt>, connections and domains.
 
 L<https://libvirt.org/html/libvirt-libvirt-event.html>, the C interface.
 
