@@ -979,7 +979,7 @@ if (!$daemonizes) {
     my $uri = $daemon->uri;
     my $loop = Sys::Virt::Event::Poll->new->register;
     my @callback = (undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
-        syswrite $writer, "event $_[2], the first process has gone: " . (getppid() != $$ && !kill 0, $daemonizes) . "\n";
+        syswrite $writer, "event $_[2], the first process has gone: " . !kill(0, $daemonizes) . "\n";
         POSIX::_exit(0);
     });
     $daemonizes = $$;
