@@ -12,14 +12,15 @@ use lib dirname(__FILE__) . '/lib';
 use Test::More;
 use VirtTest;
 use VirtTest::Blocks;
+use VirtTest::Commands;
 
+@INC = map { ref() ? $_ : File::Spec->rel2abs($_) } @INC;
 plan skip_all => 'Sys::Virt is not installed (Debian: libsys-virt-perl)' if !eval { require Sys::Virt };
 watchdog(400);
 
 my $top = File::Spec->rel2abs(dirname(__FILE__) . '/..');
 chdir $top or die "Cannot go to $top: $!\n";
 my $dir = File::Temp->newdir;
-my @PERL = map { "-I$_" } map { File::Spec->rel2abs($_) } grep { !ref } @INC;
 
 my %check = (
     program => \&program, frame => \&frame, driver => \&driver, output => \&output, shell => \&shell,
@@ -135,32 +136,17 @@ sub elsewhere {
     return $last;
 }
 
-# Commands: those of ours must take the options, which --list does not carry out.
+# Commands.
 
 sub shell {
     my ($block, $name, $last, $file) = @_;
-    my $text = $block->{text} =~ s/\\\n\s*//gr;
-    for my $line (split /\n(?! )/, $text) {
-        $line =~ s/^\$ //;
-        is system('sh', '-n', '-c', $line), 0, "$name: the shell can read: " . $line =~ s/\n.*//sr;
-        my ($first) = split /\s*(?:&&|\|(?=[^']*(?:'[^']*'[^']*)*$))\s*/, $line;
+    for my $command (VirtTest::Commands::commands($block->{text})) {
         # A program of the manual's own is saved under a name that its text has.
-        my $is_named = $first =~ /^perl ([\w-]+\.pl)\b/ && index(text_of($file), "F<$1>") >= 0;
-        ok $is_named || command($first), "... and run it" or diag $first;
+        my $is_named = $command =~ /^perl ([\w-]+\.pl)\b/ && index(text_of($file), "F<$1>") >= 0;
+        my $complaint = $is_named ? undef : VirtTest::Commands::complaint($command);
+        is $complaint, undef, "$name: " . $command =~ s/\n.*//sr;
     }
     return $last;
-}
-
-sub command {
-    my ($line) = @_;
-    my %packages = map { $_ => 1 } map { split /\|/, (split ' ')[1] } grep { /^\w/ } split /^/, text_of('dev/packages');
-    return !system "$^X @PERL script/$1 $2 --list >$dir/out 2>&1" if $line =~ /^(virt-event\w+)\b(.*)/;
-    return !system "$^X @PERL $1 >$dir/out 2>&1" if $line =~ /^perl (-M.*)/s;
-    return -e $1 if $line =~ /^(?:perl|sh) ([\w.\/-]+)/;
-    return !grep { !$packages{$_} } split ' ', $1 if $line =~ /^apt-get install (.*)/;
-    return !system "$^X @PERL -e 'exit !grep { -e } map { my \$f = shift =~ s{::}{/}gr; (\"lib/\$f.pm\", \"lib/\$f.pod\", \"script/\$f\") } 1' $1"
-        if $line =~ /^(?:perldoc|man) ([\w:-]+)$/;
-    return $line =~ /^make(?: \w+)?$/ || $line =~ /^[A-Z_]+=\S+ perl /;
 }
 
 # Messages: what the sources say, where a %s or a variable stands for anything.
