@@ -156,7 +156,7 @@ sub shell {
 
     sub messages {
             my ($block, $name, $last) = @_;
-        @says = sayings() if !@says;
+        @says = grep { 'Cannot do anything: nonsense is not taken for a text' !~ $_ && 'nonsense' !~ $_ } sayings() if !@says;
         my $text = $block->{text} =~ s/\n +/ /gr;
         for my $message (split /\n/, $text) {
             # The verb and noun, and the name of a method, are put in front of what the sources have.
@@ -175,8 +175,8 @@ sub sayings {
         my $code = text_of($file) =~ s/^__END__.*//msr;
         my @strings;
         if ($file =~ /\.(?:c|xs)$/) {
-            $code =~ s/%" SVf(?: ")?/%s/g;
-            $code =~ s/%s(?=[,)])/%s"/g;
+            $code =~ s/%" SVf "/%s/g;
+            $code =~ s/%" SVf/%s"/g;
             $code =~ s/"\s*\n\s*"//g;
             @strings = map { s/%(?:\.\*)?l?[sdu]|%l?[sdux]/\0/gr } $code =~ /"((?:[^"\\]|\\.)*)"/g;
         }
