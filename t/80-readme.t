@@ -41,14 +41,13 @@ for my $name (sort keys %expected) {
 
 # Every block is of a kind that is checked.
 
-my @MODULES = qw(EV AnyEvent IOAsync Mojo Glib POE Auto);
 my @CHECKS = (
     [qr/\A\$ virt-events --demo\n(?=\d)/ => \&demo],
     [qr/\A(?:\$ )?(?:virt-event\w+|perl|make|sh|perldoc) / => \&shell],
     [qr/\A\{"v":/ => \&json],
     [qr/\ADebian: / => \&packages],
     [qr/\Ause \S+ -register;\n\z/ => sub { is fresh_perl($_[0])->{stderr}, '', "it works: $_[0]" }],
-    [qr/\ASys::Virt::Event::EV / => sub { is_deeply [$_[0] =~ /^Sys::Virt::Event::(\w+)/mg], \@MODULES, 'all adapters are there' }],
+    [qr/\ASys::Virt::Event::EV / => \&modules],
     [qr/\A[Pp]latform\b/ => sub { pass 'a table' }],
 );
 for my $block (blocks($readme)) {
@@ -96,7 +95,15 @@ $conn->on('domain/lifecycle' => sub { print Sys::Virt::Event::Record::json($_[1]
 $conn->virt->get_domain_by_name('test')->suspend;
 $loop->run;
 PERL
-    is join(' ', $block =~ /[{,\n]"(\w+)":/g), join(' ', $real =~ /[{,]"(\w+)":/g), 'the JSON has the keys of a real one';
+    my ($shown, $written) = map { join ' ', /[{,\n]"(\w+)":/g } $block, $real;
+    is $shown, $written, 'the JSON has the keys of a real one';
+    return;
+}
+
+sub modules {
+    my ($block) = @_;
+    is_deeply [$block =~ /^Sys::Virt::Event::(\w+)/mg], [qw(EV AnyEvent IOAsync Mojo Glib POE Auto)],
+        'all adapters are there';
     return;
 }
 

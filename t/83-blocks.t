@@ -119,7 +119,8 @@ sub output {
     SKIP: {
         skip "$name: the program before it was not run", 1 if !$last;
         my $printed = $block->{about} eq 'trace' ? trace_of($last) : $last->{printed};
-        ok VirtTest::Blocks::is_shown($printed, $block->{text}), "$name: it is what the program prints" or diag $printed;
+        my $is_good = VirtTest::Blocks::is_shown($printed, $block->{text});
+        ok $is_good, "$name: it is what the program prints" or diag $printed;
     }
     return $last;
 }
@@ -156,7 +157,8 @@ sub shell {
 
     sub messages {
             my ($block, $name, $last) = @_;
-        @says = grep { 'Cannot do anything: nonsense is not taken for a text' !~ $_ && 'nonsense' !~ $_ } sayings() if !@says;
+        # A pattern that fits anything proves nothing.
+        @says = grep { 'Cannot do anything: nonsense' !~ $_ && 'nonsense' !~ $_ } sayings() if !@says;
         my $text = $block->{text} =~ s/\n +/ /gr;
         for my $message (split /\n/, $text) {
             # The verb and noun, and the name of a method, are put in front of what the sources have.
@@ -182,7 +184,8 @@ sub sayings {
         }
         else {
             $code =~ s/["']\s*\n?\s*\.\s*["']//g;
-            @strings = map { s/\@\{\[.*?\]\}|[\$\@]\{?\w+\}?(?:->)?(?:[\[{][^\]}]*[\]}])*/\0/gr } $code =~ /["']((?:[^"'\n\\]|\\.)*)["']/g;
+            my $variable = qr/\@\{\[.*?\]\}|[\$\@]\{?\w+\}?(?:->)?(?:[\[{][^\]}]*[\]}])*/;
+            @strings = map { s/$variable/\0/gr } $code =~ /["']((?:[^"'\n\\]|\\.)*)["']/g;
         }
         for (@strings) {
             next if (() = /[a-z]/g) < 4;

@@ -103,8 +103,8 @@ sub bodies {
 
 sub pages {
     my @found = map { "$top/script/$_" } qw(virt-events virt-eventimpl);
-    File::Find::find({ no_chdir => 1, wanted => sub { push @found, $_ if /\.(?:pm|pod)\z/ && text_of($_) =~ /^=head1 NAME/m } },
-        "$top/lib");
+    my $has_pod = sub { /\.(?:pm|pod)\z/ && text_of($_) =~ /^=head1 NAME/m };
+    File::Find::find({ no_chdir => 1, wanted => sub { push @found, $_ if $has_pod->() } }, "$top/lib");
     return @found;
 }
 
@@ -127,8 +127,9 @@ sub text_in {
 
 sub links {
     my ($file) = @_;
-    return map { my $is = $_->[1]; { to => "$is->{to}" || '', section => "$is->{section}" || '', raw => "$is->{raw}" } }
-        map { $_->[1]{to} //= ''; $_->[1]{section} //= ''; $_ } grep { $_->[1]{type} eq 'pod' } nodes(qr/^L$/, tree($file));
+    # Their values are objects that stand for text.
+    return map { my $is = $_->[1]; +{ map { $_ => '' . ($is->{$_} // '') } qw(to section raw) } }
+        grep { $_->[1]{type} eq 'pod' } nodes(qr/^L$/, tree($file));
 }
 
 sub heads {

@@ -216,8 +216,8 @@ or with libvirt's reason, where it could not be initialised.
 =head2 run_default($max_seconds)
 
 Runs one iteration of libvirt's own loop (virEventRunDefaultImpl): waits until something is ready, and calls what is
-due. With a number it waits at most so many seconds (0: a millisecond, libvirt's unit). Without one, or with undef, it waits for as long as it takes;
-if nothing is registered, that is for ever. A signal ends the wait. Returns nothing.
+due. With a number it waits at most so many seconds (0: a millisecond, libvirt's unit). Without one, or with undef, it
+waits for as long as it takes; if nothing is registered, that is for ever. A signal ends the wait. Returns nothing.
 
 An exception of a callback is thrown from here, see L</EXCEPTIONS>.
 
@@ -415,7 +415,8 @@ callbacks come out of it. Dies also with:
 =head2 adopt()
 
 For a child process: takes over what libvirt had registered before the fork, at once, see L</FORK>. The
-other process must not use these connections any more, nor may other children of it that wait for its end. Elsewhere it does nothing. Returns nothing. Dies with:
+other process must not use these connections any more, nor may other children of it that wait for its end. Elsewhere it
+does nothing. Returns nothing. Dies with:
 
 =for test messages
 
@@ -1011,8 +1012,7 @@ handlers, for both processes. A daemon that closes all file descriptors leaves t
 =back
 
 A child that has had silent handles in its loop for a second, while the parent still lives, prints a warning that starts
-with
-C<Connections that were opened before this process was forked stay silent>. It names the two ways out. L</adopt()> is
+with C<Connections that were opened before this process was forked stay silent>. It names the two ways out. L</adopt()> is
 for a child that goes on with the connections although the parent lives, and the parent does not. L</forget()> is for a
 child that has no use for them; a loop of its own can be registered afterwards, if the program's own watches are
 removed as well.
@@ -1205,8 +1205,8 @@ See L</NO EVENTS?>.
 =head1 SEE ALSO
 
 L<Sys::Virt::Event::Manual> is the table of contents of this distribution's pages. Of these,
-L<Sys::Virt::Event::Manual::Tutorial> is to begin with, L<Sys::Virt::Event::Manual::Cookbook> has programs for what comes
-up, and L<Sys::Virt::Event::Manual::Internals> is about the C code.
+L<Sys::Virt::Event::Manual::Tutorial> is to begin with, L<Sys::Virt::Event::Manual::Cookbook> has programs for what
+comes up, and L<Sys::Virt::Event::Manual::Internals> is about the C code.
 
 L<Sys::Virt>, connections and domains.
 

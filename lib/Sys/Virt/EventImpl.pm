@@ -60,7 +60,7 @@ The object is registered by C<register>, as a method or as the function of L<Sys
 
 =head1 SEE ALSO
 
-L<Sys::Virt::Event>, L<Sys::Virt::Event::Poll>
+L<Sys::Virt::Event>, L<Sys::Virt::Event::Poll>, L<Sys::Virt::Event::Manual>
 
 =head1 AUTHOR AND LICENSE
 

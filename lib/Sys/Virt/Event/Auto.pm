@@ -232,7 +232,7 @@ What is judged is the chosen class. A subclass of this one is left behind when t
 =head1 SEE ALSO
 
 L<Sys::Virt::Event>, L<Sys::Virt::Event::Loop>, L<Sys::Virt::Event::EV>, L<Sys::Virt::Event::Glib>,
-L<Sys::Virt::Event::Poll>
+L<Sys::Virt::Event::Poll>, L<Sys::Virt::Event::Manual>
 
 =head1 AUTHOR AND LICENSE
 

@@ -442,7 +442,8 @@ does not do what this distribution leaves to the loop:
 
 =head1 SEE ALSO
 
-L<Test::Sys::Virt::EventImpl::Cases>, L<virt-eventimpl>, L<Sys::Virt::Event/WRITING A LOOP>
+L<Test::Sys::Virt::EventImpl::Cases>, L<virt-eventimpl>, L<Sys::Virt::Event/WRITING A LOOP>,
+L<Sys::Virt::Event::Manual>
 
 =head1 AUTHOR AND LICENSE
 
