@@ -28,6 +28,7 @@ for my $file (sort @files) {
     s/\e\[[\d;]*m//g, s/.\x08//g for $text;
     # To be sure that it is the page, to its end.
     like $text, qr/^NAME\n.*^AUTHOR AND LICEN[CS]E$/ms, '... all of it';
+    unlike $text, qr/=(?:for|begin)|\bHERE\b|__END__/, '... and nothing that is for tests';
     is join("\n", grep { length > 80 } split /\n/, $text), '', '... within 80 columns';
 }
 done_testing;

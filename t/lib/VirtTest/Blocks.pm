@@ -5,7 +5,8 @@ package VirtTest::Blocks;
 #
 #   =for test program           a whole program. It must print what the other lines of the paragraph say, nothing if
 #                               there are none, and give no warning. A line between two slashes is a pattern.
-#   =for test output            what the program before it has printed; "..." stands for any lines
+#   =for test output            what the program before it has printed
+#   =for test output trace      what it prints to stderr with SYS_VIRT_EVENT_TRACE=1
 #   =for test shell             commands
 #   =for test messages          exceptions and warnings, a line each; a continuation is indented further
 #   =for test text              a table, a drawing
@@ -87,8 +88,7 @@ sub is_shown {
         s/fd \d+/fd 0/g;
         s/(Event) \d+/$1 0/g;    # process ids
     }
-    my $pattern = join '', map { $_ eq "...\n" ? '(?:.*\n)*?' : quotemeta } split /^/, $shown;
-    return $printed =~ /\A$pattern\z/;
+    return $printed eq $shown;
 }
 
 1;
