@@ -31,6 +31,15 @@ for my $file (sort @files) {
     unlike $text, qr/=(?:for|begin)|\bHERE\b|__END__/, '... and nothing that is for tests';
     is join("\n", grep { length > 80 } split /\n/, $text), '', '... within 80 columns';
 }
+
+# Those that make has made: the name at both ends of the first line, and nothing that runs into it.
+for my $page (glob "$top/blib/man[13]/*") {
+    my ($first) = qx(man -l $page 2>$dir/warnings) =~ /(.*)/;
+    $first =~ s/\e\[[\d;]*m|.\x08//g;
+    my ($name) = $first =~ /(\S+)\z/;
+    next if 2 * length $name > 76;
+    is $first =~ s/ {2,}/ /r, "$name $name", "the first line of $name";
+}
 done_testing;
 
 sub has_pod { my ($file) = @_; return text_of($file) =~ /^=head1 NAME/m }
