@@ -163,13 +163,13 @@ for my $dies (0, 1) {
         register_default();
         my $handled = 0;
         # Again and again, as the first may come before run_default sleeps.
-        local $SIG{ALRM} = sub { Time::HiRes::ualarm(0); $handled++; die "time is up\n" if $dies };
+        local $SIG{ALRM} = sub { Time::HiRes::ualarm(0); die "time is up\n" if !$handled++ && $dies };
         Time::HiRes::ualarm(20_000, 20_000);
         my ($start, $long) = (time, patience(8));
         my $error = exception_of { 1 while !$handled && time < $start + $long && (run_default($long), 1) };
-        return (handled => $handled, error => $error, soon => time - $start < $long / 2);
+        return (handled => $handled > 0, error => $error, soon => time - $start < $long / 2);
     };
-    is($got{handled}, 1, 'a signal while run_default waits is handled');
+    ok($got{handled}, 'a signal while run_default waits is handled');
     is($got{error}, $dies ? "time is up\n" : undef,
         $dies ? q{... its exception reaches the caller's eval} : '... and run_default returns');
     ok($got{soon}, '... at once');

@@ -266,6 +266,20 @@ print "ends\n";
 POSIX::_exit(0);
 PERL
 
+# libev shows that it is readable, which nobody has asked for: it is left alone for a while.
+prints 'a handle that is removed meanwhile', <<'PERL', "ends\n";
+use EV;
+my $loop = $class->new(hold_loop => 0)->register;
+my ($ours, $theirs) = socket_pair();
+syswrite $theirs, 'x';
+my $id = add_handle($ours, HANDLE_HANGUP, sub { print "told\n" });
+$loop->run_for(0.001);
+remove_handle($id);
+my $w = EV::timer(0.1, 0, sub { });
+EV::run;
+print "ends\n";
+PERL
+
 # A thread that forks and is not the owner leaves nothing registered in the child; what EV still has must do nothing.
 if ($Config{useithreads}) {
     for my $hold (0, 1) {
