@@ -178,7 +178,8 @@ subtest 'features are the adapters' => sub {
         my $class = "Sys::Virt::Event::$adapter";
         my %needs = do { no strict 'refs'; require $file =~ s{\Alib/}{}r; $class->can('_needs') ? $class->_needs : () };
         next if !%needs;
-        is_deeply delete($feature{ lc $adapter })->{prereqs}{runtime}{requires}, \%needs, "$adapter: what it says it needs";
+        my $feature = delete $feature{ lc $adapter };
+        is_deeply $feature->{prereqs}{runtime}{requires}, \%needs, "$adapter: what it says it needs";
     }
     is_deeply [keys %feature], [], 'there is no other';
 };

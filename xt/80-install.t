@@ -6,7 +6,6 @@ use warnings;
 
 use lib qw(t/lib xt/lib);
 use Config;
-use Cwd qw(getcwd);
 use ExtUtils::Manifest qw(maniread);
 use File::Basename qw(dirname);
 use File::Copy qw(copy);
@@ -19,7 +18,6 @@ use VirtTest;
 
 watchdog(900);
 
-my $HERE = getcwd();
 my $WORK = work_dir();
 my $ARCH = "lib/perl5/$Config{archname}";
 
@@ -43,7 +41,9 @@ sub list { return join '', map { "$_\n" } sort @_ }
 # What is used from a directory is used from nowhere else: no source tree, no blib.
 sub env_of {
     my ($prefix) = @_;
-    return (PERL5LIB => "$prefix/lib/perl5", PATH => "$prefix/bin:$ENV{PATH}", PERL_MM_OPT => undef, PERL_MB_OPT => undef);
+    return (
+        PERL5LIB => "$prefix/lib/perl5", PATH => "$prefix/bin:$ENV{PATH}", PERL_MM_OPT => undef, PERL_MB_OPT => undef,
+    );
 }
 
 sub empty_dir {
@@ -83,7 +83,6 @@ subtest 'what is in it' => sub {
     like $top, qr{/\QSys-Virt-Event-\E[0-9.]+\z}, 'with the name of the file';
     is list(files_below($top)), list(keys %{ maniread() }, 'META.json', 'META.yml'), 'MANIFEST, and META';
     is list(grep { (stat "$top/$_")[2] & 022 } files_below($top)), '', 'files that only their owner may change';
-    is system($^X, '-MExtUtils::Manifest=manicheck', '-e', 'chdir shift; exit !!manicheck()', $top), 0, 'all that it lists';
 };
 
 # The ways: each puts it into a directory, and takes it out again.
@@ -119,10 +118,10 @@ sub by_cpan {
     my ($prefix) = @_;
     my $home = empty_dir('home');
     my %config = (
-        build_dir => "$home/build", cpan_home => $home, keep_source_where => "$home/sources", prefs_dir => "$home/prefs",
-        histfile => "$home/history", urllist => ['file://' . empty_dir('mirror')], connect_to_internet_ok => 0,
-        makepl_arg => "INSTALL_BASE=$prefix", make => $Config{make}, prerequisites_policy => 'ignore', use_sqlite => 0,
-        recommends_policy => 0, suggests_policy => 0, auto_commit => 0, inhibit_startup_message => 1,
+        (map { $_ => "$home/$_" } qw(build_dir keep_source_where prefs_dir histfile)), cpan_home => $home,
+        urllist => ['file://' . empty_dir('mirror')], makepl_arg => "INSTALL_BASE=$prefix", make => $Config{make},
+        prerequisites_policy => 'ignore', inhibit_startup_message => 1,
+        map { $_ => 0 } qw(connect_to_internet_ok use_sqlite recommends_policy suggests_policy auto_commit),
     );
     open my $out, '>', "$WORK/MyConfig.pm" or die "Cannot write: $!";
     print $out '$CPAN::Config = { ', join(', ', map { "$_ => " . perl_of($config{$_}) } sort keys %config), " };\n1;\n";
@@ -134,7 +133,9 @@ sub by_cpan {
 
 sub perl_of { return ref $_[0] ? "[@{[ map { perl_of($_) } @{ $_[0] } ]}]" : "'$_[0]'" }
 
-my @WAYS = (['make', \&by_make, \&out_by_make], ['cpanm', \&by_cpanm, \&out_by_cpanm], ['cpan', \&by_cpan, \&out_by_cpanm]);
+my @WAYS = (
+    ['make', \&by_make, \&out_by_make], ['cpanm', \&by_cpanm, \&out_by_cpanm], ['cpan', \&by_cpan, \&out_by_cpanm],
+);
 my %installed;
 for (@WAYS) {
     my ($name, $install, $remove) = @$_;
@@ -153,7 +154,8 @@ for (@WAYS) {
         my $said = $remove->($prefix);
         is list(files_below($prefix)), '', 'nothing is left when it is removed';
         is list(grep { $said !~ m{\Q$prefix/$_\E$}m } @{ $installed{$name} }), '', '... and it says what it removes';
-        is list(grep { -d "$prefix/$ARCH/$_" } qw(Sys auto/Sys Test)), '', '... with their directories' if $name eq 'make';
+        is list(grep { -d "$prefix/$ARCH/$_" } qw(Sys auto/Sys Test)), '', '... with their directories'
+            if $name eq 'make';
         isnt run_of(["$^X", '-e', 'require Sys::Virt::Event::Poll'], env => { env_of($prefix) })->{status}, 'exit 0',
             '... and no program finds it';
     };
@@ -163,8 +165,7 @@ sub shows_events {
     my ($prefix) = @_;
     my $run = run_of(['virt-events', '--demo'], env => { env_of($prefix) }, dir => empty_dir('elsewhere'), limit => 60);
     is $run->{status}, 'exit 0', 'virt-events --demo';
-    like $run->{output}, qr/^\S+ +domain +test +suspended: paused\n.*^\S+ +domain +test +started: booted\n/ms, '... shows events'
-        or diag $run->{output};
+    like $run->{output}, qr/^\S+ +domain +test +$_\n/m, "... shows '$_'" for 'suspended: paused', 'started: booted';
     return;
 }
 
@@ -174,8 +175,8 @@ sub is_complete {
     my @modules = map { m{\Alib/(.+\.(?:pm|pod))\z} ? "$ARCH/$1" : () } keys %{ maniread() };
     my @programs = map { m{\Ascript/(.+)\z} ? "bin/$1" : () } keys %{ maniread() };
     my @objects = map { "$ARCH/auto/$_.$Config{dlext}" } 'Sys/Virt/Event/Event', 'Test/Sys/Virt/EventImpl/CApi/CApi';
-    is list(grep { !m{\Aman/} } files_below($prefix)), list(@modules, @programs, @objects, "$ARCH/auto/Sys/Virt/Event/.packlist"),
-        'what is installed';
+    is list(grep { !m{\Aman/} } files_below($prefix)),
+        list(@modules, @programs, @objects, "$ARCH/auto/Sys/Virt/Event/.packlist"), 'what is installed';
     my $code = 'require Sys::Virt::Event::EV; require Sys::Virt::Event::Connection; require Test::Sys::Virt::EventImpl;'
         . ' print map { "$_\n" } grep { m{Sys/Virt/Event} } values %INC, @DynaLoader::dl_shared_objects';
     is list(grep { !m{\A\Q$prefix/$ARCH/} } split /\n/, must([$^X, '-e', $code], env => { env_of($prefix) })), '',
@@ -203,7 +204,8 @@ sub has_manuals {
 sub judges_loops {
     my ($prefix) = @_;
     my $dir = empty_dir('elsewhere');
-    my $run = run_of(['virt-eventimpl', '--failed', 'Sys::Virt::Event::Poll'], env => { env_of($prefix) }, dir => $dir, limit => 240);
+    my %where = (env => { env_of($prefix) }, dir => $dir, limit => 240);
+    my $run = run_of(['virt-eventimpl', '--failed', 'Sys::Virt::Event::Poll'], %where);
     is $run->{status}, 'exit 0', 'virt-eventimpl on Poll' or diag $run->{output};
     like $run->{output}, qr/^\d{3} passed, 0 failed, /m, '... passes its cases';
     make_path("$dir/lib/My");
@@ -315,7 +317,8 @@ subtest 'first this, then Sys::Virt' => sub {
     install_sys_virt($prefix);
     old_program_runs($prefix, 'Sys-Virt');
     my $message = "$prefix/$ARCH/Sys/Virt/Event.pm is the file of Sys::Virt, installed over the one of Sys-Virt-Event";
-    for my $program (['virt-events', '--demo'], map { [$^X, '-e', "use $_"] } map { "Sys::Virt::Event::$_" } qw(Poll EV Connection)) {
+    my @modules = map { "Sys::Virt::Event::$_" } qw(Poll EV Connection);
+    for my $program (['virt-events', '--demo'], map { [$^X, '-e', "use $_"] } @modules) {
         my $run = run_of($program, env => { env_of($prefix) }, limit => 30);
         like $run->{output}, qr{^\Q$message\E [0-9.]+: install Sys-Virt-Event again$}m, "@$program says so";
         isnt $run->{status}, 'exit 0', '... and does not go on';
@@ -324,7 +327,7 @@ subtest 'first this, then Sys::Virt' => sub {
     shows_events($prefix);
     old_program_runs($prefix, 'Sys-Virt-Event');
     out_by_cpanm($prefix);
-    is list(grep { /Event/ } files_below($prefix)), '', 'cpanm removes what is ours, and its list does not reach further';
+    is list(grep { /Event/ } files_below($prefix)), '', 'cpanm removes what is ours, and no more';
     ok -e "$prefix/$ARCH/Sys/Virt.pm" && -e "$prefix/$ARCH/auto/Sys/Virt/Virt.$Config{dlext}", '... Sys::Virt stays';
 };
 
@@ -348,25 +351,32 @@ EOT
     for (['EV'], ['AnyEvent'], [IOAsync => 'IO::Async'], [Mojo => 'Mojolicious'], ['Glib'], ['POE']) {
         my ($adapter, $module) = (@$_, @$_);
         my $class = "Sys::Virt::Event::$adapter";
-        like $run->("use $class; $class->new")->{output}, qr/\ACannot make $class: $module is not installed at -e line 1\.$/,
-            "$adapter says what is missing";
+        like $run->("use $class; $class->new")->{output},
+            qr/\ACannot make $class: $module is not installed at -e line 1\.$/, "$adapter says what is missing";
     }
-    is $run->('use Sys::Virt::Event qw(add_timeout remove_timeout); use Sys::Virt::Event::Auto -register; my $ticks = 0;'
-        . ' add_timeout(1, sub { $ticks++ or remove_timeout($_[0]) });'
-        . ' Sys::Virt::Event::registered()->run_until(sub { $ticks }, 5) and print "ran ", ref Sys::Virt::Event::registered()->loop')
-        ->{output} =~ /\Aran (\S*)/ ? 'runs' : 'fails', 'runs', 'Auto has a loop all the same';
-    my $judged = run_of(['virt-eventimpl', '--failed', '--suite', 'handle,timer,virt', 'Sys::Virt::Event::Poll'], env => \%env,
-        limit => 120);
+    is $run->('use Sys::Virt::Event qw(add_timeout registered); use Sys::Virt::Event::Auto -register; my $ticks = 0;'
+        . ' add_timeout(1, sub { $ticks++ }); print "runs" if registered()->run_until(sub { $ticks }, 5)')->{output},
+        'runs', 'Auto has a loop all the same';
+    my $judged = run_of(['virt-eventimpl', '--failed', '--suite', 'handle,timer,virt', 'Sys::Virt::Event::Poll'],
+        env => \%env, limit => 120);
     like $judged->{output}, qr/^\d+ passed, 0 failed, [1-9]\d* skipped$/m, 'the kit skips what needs Sys::Virt';
     my $tool = run_of(['virt-events', '--demo'], env => \%env, limit => 30);
     like $tool->{output}, qr/you may need to install the Sys::Virt module/, 'virt-events says what it needs';
     isnt $tool->{status}, 'exit 0', '... and fails';
     # What comes later is found, though it was built without. Then EV's events go through Perl.
-    my $later = run_of([$^X, '-we', 'use Sys::Virt::Event::EV; use Sys::Virt; my $loop = Sys::Virt::Event::EV->new->register;'
-        . ' my $conn = Sys::Virt->new(uri => "test:///default"); my $seen = 0;'
-        . ' $conn->domain_event_register_any(undef, 0, sub { $seen++ }); $conn->get_domain_by_name("test")->suspend;'
-        . ' $loop->run_until(sub { $seen }, 10); print "seen $seen"'], env => { %env, PERL5OPT => undef }, limit => 60);
-    is $later->{output}, 'seen 1', 'EV and Sys::Virt, installed later';
+    my $later = <<'EOT';
+use Sys::Virt::Event::EV;
+use Sys::Virt;
+my $loop = Sys::Virt::Event::EV->new->register;
+my $conn = Sys::Virt->new(uri => 'test:///default');
+my $seen = 0;
+$conn->domain_event_register_any(undef, 0, sub { $seen++ });
+$conn->get_domain_by_name('test')->suspend;
+$loop->run_until(sub { $seen }, 10);
+print "seen $seen";
+EOT
+    is run_of([$^X, '-we', $later], env => { %env, PERL5OPT => undef }, limit => 60)->{output}, 'seen 1',
+        'EV and Sys::Virt, installed later';
 };
 
 done_testing;

@@ -19,7 +19,8 @@ my $built = run_of(['sh', '-c', 'xt/small-perl 2>"$0"', my $log = work_dir() . '
 $built->{status} eq 'exit 0' or BAIL_OUT("No small perl: $built->{status}\n" . qx(tail -n 40 $log));
 chomp(my $perl = $built->{output});
 
-my ($version, $threads) = split / /, run_of([$perl, '-MConfig', '-e', 'print "$] ", $Config{useithreads} // "none"'], limit => 10)->{output};
+my $about = run_of([$perl, '-MConfig', '-e', 'print "$] ", $Config{useithreads} // "none"'], limit => 10)->{output};
+my ($version, $threads) = split / /, $about;
 cmp_ok $version, '<', $], "perl $version is older than this one";
 is $threads, 'none', '... and has no ithreads';
 
