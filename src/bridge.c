@@ -89,15 +89,18 @@ static struct {
 static void lock(void) { pthread_mutex_lock(&core.lock); }
 static void unlock(void) { pthread_mutex_unlock(&core.lock); }
 
+static void lock_bell(void) { pthread_mutex_lock(&core.bell); }
+static void unlock_bell(void) { pthread_mutex_unlock(&core.bell); }
+
 static void lock_with_bell(void)
 {
     lock();
-    pthread_mutex_lock(&core.bell);
+    lock_bell();
 }
 
 static void unlock_with_bell(void)
 {
-    pthread_mutex_unlock(&core.bell);
+    unlock_bell();
     unlock();
 }
 
@@ -161,9 +164,9 @@ static void on_wake(int id, int fd, int events, void *opaque)
 {
     (void)id, (void)fd, (void)events, (void)opaque;
     /* Silence first: what is posted after that rings again. */
-    lock_with_bell();
+    lock_bell();
     bool is_ours = sve_mailbox_silence(&core.mailbox);
-    unlock_with_bell();
+    unlock_bell();
     /* The program has closed the fd: the delivery gives the loop a new one. */
     if (!is_ours)
         take_away(core.loop, &core.wake);
@@ -183,9 +186,9 @@ static void on_look(int id, void *opaque)
 
 static sve_watch *new_wake_watch(void)
 {
-    lock_with_bell();
+    lock_bell();
     int fd = sve_mailbox_fd(&core.mailbox);
-    unlock_with_bell();
+    unlock_bell();
     sve_watch *watch = fd < 0 ? NULL
                               : sve_watch_new(SVE_HANDLE, fd, VIR_EVENT_HANDLE_READABLE, NULL, NULL);
     if (watch)
@@ -511,9 +514,9 @@ static void wake_for_the_rest(void)
 {
     if (sve_mailbox_is_empty(&core.mailbox))
         return;
-    lock_with_bell();
+    lock_bell();
     wake_owner();
-    unlock_with_bell();
+    unlock_bell();
 }
 
 static bool needs_delivery(sve_loop *loop)
@@ -597,12 +600,12 @@ static void post_and_unlock(sve_watch *watch, unsigned call)
     core.foreign_seen = true;
     bool wakes = sve_mailbox_post(&core.mailbox, watch, call);
     if (wakes)
-        pthread_mutex_lock(&core.bell);
+        lock_bell();
     unlock();
     if (!wakes)
         return;
     wake_owner();
-    pthread_mutex_unlock(&core.bell);
+    unlock_bell();
 }
 
 static bool take_id(sve_watch *watch)
@@ -871,9 +874,9 @@ void sve_bridge_let_go(void)
 
 void sve_bridge_set_loop(sve_loop *loop)
 {
-    lock_with_bell();                    /* another thread may just be waking the one before */
+    lock_bell();                         /* another thread may just be waking the one before */
     core.loop = loop;
-    unlock_with_bell();
+    unlock_bell();
     if (!core.claim)
         begin_claim();
     leave(loop);

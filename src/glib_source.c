@@ -84,21 +84,7 @@ static int end_source(pTHX_ SV *sv, MAGIC *magic)
     return 0;
 }
 
-#ifdef USE_ITHREADS
-/* A clone is nobody's source. */
-static int make_inert(pTHX_ MAGIC *magic, CLONE_PARAMS *params)
-{
-    PERL_UNUSED_CONTEXT;
-    PERL_UNUSED_ARG(params);
-    magic->mg_ptr = NULL;
-    return 0;
-}
-#define DUP make_inert
-#else
-#define DUP NULL
-#endif
-
-static const MGVTBL source_vtbl = { .svt_free = end_source, .svt_dup = DUP };
+static const MGVTBL source_vtbl = { .svt_free = end_source, .svt_dup = SVE_DUP };
 
 static SV *start(pTHX_ GSource *source, SV *context, GSourceFunc function, SV *code)
 {

@@ -6,9 +6,8 @@
  * and cannot outgrow the watches. That keeps the order of calls per id, which is
  * all that libvirt relies on.
  *
- * Pure C. Everything here is called with the core lock held, and what concerns the
- * fd with the bell's, see bridge.c; except sve_mailbox_ring, which takes the bell's
- * alone, and sve_mailbox_is_empty.
+ * Pure C. The queue is touched with the core lock held, the fd with the bell's, see
+ * bridge.c; sve_mailbox_is_empty may be called without.
  */
 #ifndef SVE_MAILBOX_H
 #define SVE_MAILBOX_H

@@ -11,21 +11,7 @@ static int forget_watch(pTHX_ SV *sv, MAGIC *magic)
     return 0;
 }
 
-#ifdef USE_ITHREADS
-/* A clone belongs to an interpreter that does not own the loop: it is inert. */
-static int make_inert(pTHX_ MAGIC *magic, CLONE_PARAMS *params)
-{
-    PERL_UNUSED_CONTEXT;
-    PERL_UNUSED_ARG(params);
-    magic->mg_ptr = NULL;
-    return 0;
-}
-#define DUP make_inert
-#else
-#define DUP NULL
-#endif
-
-static const MGVTBL token_vtbl = { .svt_free = forget_watch, .svt_dup = DUP };
+static const MGVTBL token_vtbl = { .svt_free = forget_watch, .svt_dup = SVE_DUP };
 
 SV *sve_token_new(pTHX_ sve_watch *watch)
 {

@@ -9,7 +9,7 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use VirtTest;
 use VirtTest::Adapters;
-use VirtTest::Programs qw(registers_itself ticks_then_tells);
+use VirtTest::Programs qw(registers_itself leaves_flags ticks_then_tells);
 
 plan skip_all => 'AnyEvent is not installed (Debian: libanyevent-perl)'
     if VirtTest::Adapters::missing_modules({ modules => ['AnyEvent'] });
@@ -169,27 +169,11 @@ PERL
         'Event';
 }
 
-my $FLAGS = <<'PERL';
-use Fcntl;
-use Sys::Virt::Event::AnyEvent -register;
-my ($reader, $writer) = pipe_pair();
-my ($other_reader, $other) = pipe_pair();
-fcntl $other, F_SETFL, fcntl($other, F_GETFL, 0) | O_NONBLOCK;
-my $calls = 0;
-my @ids = (add_handle($reader, 1, sub { $calls++ }), add_handle($other, 2, sub { $calls++ }));
-syswrite $writer, 'x';
-registered()->run_until(sub { $calls >= 4 }, 10);
-my @flags = map { fcntl($_, F_GETFL, 0) & O_NONBLOCK } $reader, $other;
-remove_handle($_) for @ids;
-Sys::Virt::Event::drain(10);
-print join(' ', @flags, map { fcntl($_, F_GETFD, 0) ? 1 : 0 } $reader, $other), "\n";
-PERL
 for (['Perl', 'AnyEvent'], ['IOAsync', 'IO::Async'], ['POE', 'POE']) {
     my ($model, $module) = @$_;
     SKIP: {
         skip "$module is not installed", 2 if !has($module);
-        prints "the flags of a file descriptor stay, and it stays open: $model", $FLAGS, "0 2048 1 1\n",
-            $model;
+        leaves_flags('Sys::Virt::Event::AnyEvent', env => { PERL_ANYEVENT_MODEL => $model });
     }
 }
 

@@ -206,22 +206,7 @@ registered()->run_until(sub { $count == 2 }, 10);
 print "went on\n";
 PERL
 
-prints 'the flags of a file descriptor stay, and it stays open', <<'PERL', "0 2048 1 1\n";
-use Fcntl;
-use Glib;
-use Sys::Virt::Event::Glib -register;
-my ($reader, $writer) = pipe_pair();
-my ($other_reader, $other) = pipe_pair();
-fcntl $other, F_SETFL, fcntl($other, F_GETFL, 0) | O_NONBLOCK;
-my $calls = 0;
-my @ids = (add_handle($reader, 1, sub { $calls++ }), add_handle($other, 2, sub { $calls++ }));
-syswrite $writer, 'x';
-registered()->run_until(sub { $calls >= 4 }, 10);
-my @flags = map { fcntl($_, F_GETFL, 0) & O_NONBLOCK } $reader, $other;
-remove_handle($_) for @ids;
-Sys::Virt::Event::drain(10);
-print join(' ', @flags, map { fcntl($_, F_GETFD, 0) ? 1 : 0 } $reader, $other), "\n";
-PERL
+leaves_flags('Sys::Virt::Event::Glib');
 
 prints 'hold_loop makes no difference: Glib runs until it is told', <<'PERL', "quit\nquit\n";
 use Glib;
@@ -270,7 +255,8 @@ my $dies = 1;
 $SIG{USR1} = sub { die "dies\n" if $dies-- > 0; $main->quit };
 my ($reader, $writer) = pipe_pair();
 my $test = $$;
-if (!fork) {
+my $pid = fork;
+if (!$pid) {
     close $writer;
     sysread $reader, my $byte, 1;
     do { pause(0.02) } while getppid == $test && kill USR1 => $test;
@@ -281,6 +267,8 @@ print exception_of { registered()->run_until(sub { syswrite $writer, 'x'; 0 }) }
 Glib::Timeout->add(10_000, sub { print "late\n"; $main->quit; 0 });
 $main->run;
 print "quit\n";
+kill KILL => $pid;
+waitpid $pid, 0;
 PERL
 
 prints 'signal handlers run in callbacks of the program', <<'PERL', "handled\n";

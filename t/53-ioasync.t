@@ -138,21 +138,7 @@ PERL
         env => { IO_ASYNC_LOOP => 'Glib' };
 }
 
-prints 'the flags of a file descriptor stay, and it stays open', <<'PERL', "0 2048 1 1\n";
-use Fcntl;
-use Sys::Virt::Event::IOAsync -register;
-my ($reader, $writer) = pipe_pair();
-my ($other_reader, $other) = pipe_pair();
-fcntl $other, F_SETFL, fcntl($other, F_GETFL, 0) | O_NONBLOCK;
-my $calls = 0;
-my @ids = (add_handle($reader, 1, sub { $calls++ }), add_handle($other, 2, sub { $calls++ }));
-syswrite $writer, 'x';
-registered()->run_until(sub { $calls >= 4 }, 10);
-my @flags = map { fcntl($_, F_GETFL, 0) & O_NONBLOCK } $reader, $other;
-remove_handle($_) for @ids;
-Sys::Virt::Event::drain(10);
-print join(' ', @flags, map { fcntl($_, F_GETFD, 0) ? 1 : 0 } $reader, $other), "\n";
-PERL
+leaves_flags('Sys::Virt::Event::IOAsync');
 
 prints 'hold_loop makes no difference: run ends when it is told', <<'PERL', "stopped\nstopped\n";
 use IO::Async::Loop;

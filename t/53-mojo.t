@@ -9,6 +9,7 @@ use IO::Socket::INET;
 use Test::More;
 use VirtTest;
 use VirtTest::Adapters;
+use VirtTest::Programs qw(registers_itself leaves_flags);
 
 my ($mojo) = grep { $_->{class} =~ /Mojo/ } adapters();
 my @missing = missing_modules($mojo);
@@ -70,17 +71,7 @@ add_timeout(1, sub { say_it ref $loop, ' fired'; Mojo::IOLoop->stop });
 Mojo::IOLoop->start;
 PERL
 
-script_is('-register', <<'PERL', ['Sys::Virt::Event::Mojo', '1', '1', 'fired']);
-Sys::Virt::Event::Mojo->import('-register');
-my $loop = Sys::Virt::Event::registered();
-say_it ref $loop;
-Sys::Virt::Event::Mojo->import('-register');
-say_it $loop == Sys::Virt::Event::registered();
-add_timeout(1, sub { say_it 'fired'; $loop->stop });
-Sys::Virt::Event::Mojo->import('-register');
-say_it $loop == Sys::Virt::Event::registered();
-$loop->run_for(10);
-PERL
+registers_itself('Sys::Virt::Event::Mojo', env => { MOJO_REACTOR => "Mojo::Reactor::$_" }) for @REACTORS;
 
 script_is('exceptions', <<'PERL', [
 eval { Sys::Virt::Event::Mojo->new(rector => 1) } or print $@;
@@ -122,18 +113,7 @@ Mojo::IOLoop->start;
 PERL
     [('warning: EV: error in callback (ignoring): from the handle') x 2], on => 'EV');
 
-script_is('the file descriptor is left open, and blocking', <<'PERL', ['0 0 1']);
-use Fcntl;
-my $loop = Sys::Virt::Event::Mojo->new->register;
-pipe my $reader, my $writer;
-my $id = add_handle($reader, 1, sub { });
-my @seen = fcntl($reader, F_GETFL, 0) & O_NONBLOCK;
-$loop->run_for(0.001);
-remove_handle($id);
-$loop->run_for(0.001);
-push @seen, fcntl($reader, F_GETFL, 0) & O_NONBLOCK, syswrite $writer, '.';
-say_it "@seen";
-PERL
+leaves_flags('Sys::Virt::Event::Mojo', env => { MOJO_REACTOR => "Mojo::Reactor::$_" }) for @REACTORS;
 
 script_is('a timer that is off keeps the loop running', <<'PERL', ['stopped']);
 Sys::Virt::Event::Mojo->new->register;
@@ -300,23 +280,12 @@ remove_timeout(add_timeout(-1, sub { }));
 PERL
     script_is('... and in each worker', "use Sys::Virt;\n$server", ['event 3']);
 
-    # The example shares the listening socket of this test.
     for my $reactor (@REACTORS) {
         my $run = fresh_perl(<<'PERL', switches => ['-w'], args => ["$FindBin::Bin/../examples/mojo.pl"],
 use strict; use warnings;
-use IO::Socket::INET;
 use Mojo::UserAgent;
-use POSIX ();
-my $listen = IO::Socket::INET->new(Listen => 5, LocalAddr => '127.0.0.1') or die "Cannot listen: $@";
-defined(my $pid = fork) or die "Cannot fork: $!";
-if (!$pid) {
-    POSIX::dup2(fileno $listen, 10);
-    open STDOUT, '>', '/dev/null';
-    $ENV{MOJO_LOG_LEVEL} = 'fatal';
-    exec { $^X } $^X, '-w', map({ "-I$_" } grep { !ref } @INC), $ARGV[0], 'daemon', '-l', 'http://127.0.0.1?fd=10'
-        or POSIX::_exit(127);
-}
-my $url = '127.0.0.1:' . $listen->sockport;
+use VirtTest::MojoServer;
+my ($url, $pid) = serve($ARGV[0]);
 my $ua = Mojo::UserAgent->new;
 print $ua->get("http://$url/")->result->body =~ m{ws://\Q$url\E/events} ? "page\n" : "no page\n";
 $ua->websocket("ws://$url/events" => sub {

@@ -8,6 +8,7 @@ use lib "$FindBin::Bin/lib";
 use Test::More;
 use VirtTest;
 use VirtTest::Adapters;
+use VirtTest::Programs qw(registers_itself leaves_flags);
 
 my ($poe) = grep { $_->{class} =~ /POE/ } adapters();
 my @missing = missing_modules($poe);
@@ -45,17 +46,7 @@ add_timeout(-1, sub { });
 say_it exists $INC{'POE/Kernel.pm'}, ' ', $loop->loop == $POE::Kernel::poe_kernel;
 PERL
 
-script_is('-register', <<'PERL', ['Sys::Virt::Event::POE', '1', '1', 'fired']);
-Sys::Virt::Event::POE->import('-register');
-my $loop = Sys::Virt::Event::registered();
-say_it ref $loop;
-Sys::Virt::Event::POE->import('-register');
-say_it $loop == Sys::Virt::Event::registered();
-add_timeout(1, sub { say_it 'fired'; $loop->stop });
-Sys::Virt::Event::POE->import('-register');
-say_it $loop == Sys::Virt::Event::registered();
-$loop->run_for(10);
-PERL
+registers_itself('Sys::Virt::Event::POE', env => { POE_EVENT_LOOP => 'POE::Loop::Select' });
 
 script_is('exceptions', <<'PERL', [
 eval { Sys::Virt::Event::POE->new(loop => 1) } or print $@;
@@ -112,19 +103,7 @@ POE::Kernel->run;
 PERL
 }
 
-script_is('the file descriptor is left open, and blocking', <<'PERL', ['0 0 0 1']);
-use Fcntl;
-my $loop = Sys::Virt::Event::POE->new->register;
-pipe my $reader, my $writer;
-my $id = add_handle($reader, 1, sub { });
-my @seen = fcntl($reader, F_GETFL, 0) & O_NONBLOCK;
-$loop->run_for(0.001);
-push @seen, fcntl($reader, F_GETFL, 0) & O_NONBLOCK;
-remove_handle($id);
-$loop->run_for(0.001);
-push @seen, fcntl($reader, F_GETFL, 0) & O_NONBLOCK, syswrite $writer, '.';
-say_it "@seen";
-PERL
+leaves_flags('Sys::Virt::Event::POE', env => { POE_EVENT_LOOP => 'POE::Loop::Select' });
 
 script_is('a timer that is off keeps the kernel running', <<'PERL', ['removed', 'over']);
 use POE;

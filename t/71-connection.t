@@ -265,7 +265,7 @@ my %ARGS = (
 );
 for my $class (Sys::Virt::Event::Record::classes()) {
     for my $event (Sys::Virt::Event::Record::events_of($class)) {
-        next if $event->{is_lifecycle};
+        next if $event->{is_typed};
         my $name = "$class/$event->{name}";
         next if $event->{constant} eq 'BLOCK_JOB';
         my ($given, $expected) = @{ $ARGS{$name} // [[], 'nothing known'] };

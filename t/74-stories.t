@@ -62,23 +62,12 @@ SKIP: {
     skip 'Mojolicious is not installed', 1 if missing_modules({ modules => ['Mojolicious'] });
     subtest 'a live page' => sub {
         my $daemon = Test::Sys::Virt::EventImpl::Daemon->start;
-        # The example shares the listening socket of its user agent.
         my $run = fresh_perl(<<'PERL', switches => ['-w'], args => ["$examples/live-page.pl"], env => { LIVE_PAGE_URI => $daemon->uri }, timeout => 40);
 use strict; use warnings;
-use IO::Socket::INET;
 use Mojo::UserAgent;
-use POSIX ();
 use Sys::Virt;
-my $listen = IO::Socket::INET->new(Listen => 5, LocalAddr => '127.0.0.1') or die "Cannot listen: $@";
-defined(my $pid = fork) or die "Cannot fork: $!";
-if (!$pid) {
-    POSIX::dup2(fileno $listen, 10);
-    open STDOUT, '>', '/dev/null';
-    $ENV{MOJO_LOG_LEVEL} = 'fatal';
-    exec { $^X } $^X, '-w', map({ "-I$_" } grep { !ref } @INC), $ARGV[0], 'daemon', '-l', 'http://127.0.0.1?fd=10'
-        or POSIX::_exit(127);
-}
-my $url = '127.0.0.1:' . $listen->sockport;
+use VirtTest::MojoServer;
+my ($url, $pid) = serve($ARGV[0]);
 my $ua = Mojo::UserAgent->new;
 print $ua->get("http://$url/")->result->body =~ m{ws://\Q$url\E/states} ? "page\n" : "no page\n";
 my $domain = Sys::Virt->new(uri => $ENV{LIVE_PAGE_URI})->get_domain_by_name('test');

@@ -1,16 +1,20 @@
-# The programs in the README are those in examples/, and they work.
+# What the README shows is so: its programs are those in examples/ and work, its commands can be given.
 use strict;
 use warnings;
 
 use File::Basename qw(dirname);
+use File::Spec;
 use lib dirname(__FILE__) . '/lib';
 use Test::More;
 use VirtTest;
+use VirtTest::Commands;
 
 plan skip_all => 'Sys::Virt is not installed (Debian: libsys-virt-perl)' if !eval { require Sys::Virt };
 watchdog(60);
 
-my $top    = dirname(__FILE__) . '/..';
+my $top = File::Spec->rel2abs(dirname(__FILE__) . '/..');
+@INC = map { ref() ? $_ : File::Spec->rel2abs($_) } @INC;
+chdir $top or die "Cannot go to $top: $!\n";
 my $readme = text_of("$top/README");
 
 # A line that names the file, and the indented block below it.
@@ -35,15 +39,79 @@ for my $name (sort keys %expected) {
     ok(!$run->{timed_out} && !$run->{exit} && !$run->{signal}, '... and ends well');
 }
 
-# What is called the output of the demonstration looks like it.
-my @lines = $readme =~ /^ {4}(\d\d:\d\d:\d\d\.\d{3}  .+)$/mg;
-cmp_ok(@lines, '>=', 5, 'the README shows some output');
-my @tool = ($^X, (map { "-I$_" } grep { !ref } @INC), "$top/script/virt-events");
-my $demo = fresh_perl("exec \@ARGV or die", args => [@tool, "--demo"]);
-my %printed = map { without_time($_) => 1 } split /\n/, $demo->{stdout};
-is_deeply([grep { !$printed{ without_time($_) } } @lines], [], 'virt-events --demo prints every line of it');
+# Every block is of a kind that is checked.
+
+my @CHECKS = (
+    [qr/\A\$ virt-events --demo\n(?=\d)/ => \&demo],
+    [qr/\A(?:\$ )?(?:virt-event\w+|perl|make|sh|perldoc) / => \&shell],
+    [qr/\A\{"v":/ => \&json],
+    [qr/\ADebian: / => \&packages],
+    [qr/\Ause \S+ -register;\n\z/ => sub { is fresh_perl($_[0])->{stderr}, '', "it works: $_[0]" }],
+    [qr/\ASys::Virt::Event::EV / => \&modules],
+    [qr/\A[Pp]latform\b/ => sub { pass 'a table' }],
+);
+for my $block (blocks($readme)) {
+    next if grep { index($_, $block) >= 0 } values %program;
+    my ($check) = map { $block =~ $_->[0] ? $_->[1] : () } @CHECKS;
+    if   ($check) { $check->($block) }
+    else          { fail "a block that is not checked: $block" }
+}
 
 done_testing;
+
+# Indented paragraphs.
+sub blocks {
+    my ($text) = @_;
+    return map { s/^ {4}//mgr } $text =~ /(?<=\n\n)((?: {4}.*\n)+)/g;
+}
+
+# What is called the output of the demonstration looks like it.
+sub demo {
+    my ($command, @lines) = split /\n/, $_[0];
+    cmp_ok(@lines, '>=', 5, 'the README shows some output');
+    my @tool = ($^X, (map { "-I$_" } grep { !ref } @INC), "$top/script/virt-events");
+    my $demo = fresh_perl("exec \@ARGV or die", args => [@tool, '--demo']);
+    my %printed = map { without_time($_) => 1 } split /\n/, $demo->{stdout};
+    is_deeply([grep { !$printed{ without_time($_) } } @lines], [], 'virt-events --demo prints every line of it');
+    return;
+}
+
+sub shell {
+    my ($block) = @_;
+    # Behind two spaces is what a page has.
+    is VirtTest::Commands::complaint($_), undef, $_ for VirtTest::Commands::commands($block =~ s/  .*//mgr);
+    return;
+}
+
+# A record as it is written has these keys, in this order.
+sub json {
+    my ($block) = @_;
+    my $real = fresh_perl(<<'PERL')->{stdout};
+use Sys::Virt::Event::Poll -register;
+use Sys::Virt::Event::Connection;
+my $loop = Sys::Virt::Event::registered();
+my $conn = Sys::Virt::Event::Connection->new(uri => 'test:///default')->open;
+$conn->on('domain/lifecycle' => sub { print Sys::Virt::Event::Record::json($_[1]); $loop->stop });
+$conn->virt->get_domain_by_name('test')->suspend;
+$loop->run;
+PERL
+    my ($shown, $written) = map { join ' ', /[{,\n]"(\w+)":/g } $block, $real;
+    is $shown, $written, 'the JSON has the keys of a real one';
+    return;
+}
+
+sub modules {
+    my ($block) = @_;
+    is_deeply [$block =~ /^Sys::Virt::Event::(\w+)/mg], [qw(EV AnyEvent IOAsync Mojo Glib POE Auto)],
+        'all adapters are there';
+    return;
+}
+
+sub packages {
+    my ($block) = @_;
+    is VirtTest::Commands::complaint(s/^\w+: //r), undef, $_ for split /\n/, $block;
+    return;
+}
 
 sub without_time { return $_[0] =~ s/^\S+//r }
 

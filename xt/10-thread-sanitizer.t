@@ -12,6 +12,7 @@ use constant ROUNDS => 5;
 my @sources = qw(xt/c/hammer.c src/bridge.c src/claim.c src/mailbox.c src/watch.c);
 my $dir     = work_dir();
 my $seed    = $ENV{SVE_SEED} || 1 + int rand 1_000_000;
+my %count;
 
 for my $sanitizer (('thread', 'address,undefined')) {
     my $program = compiled($dir, 'gcc', ['-O1', "-fsanitize=$sanitizer", '-fno-sanitize-recover=undefined'], @sources);
@@ -20,6 +21,8 @@ for my $sanitizer (('thread', 'address,undefined')) {
         hammered($sanitizer, $wake, $_, @prefix, $program) for $seed .. $seed + ROUNDS - 1;
     }
 }
+# On a busy machine a single run may have none of one kind.
+ok $count{$_}, "of all runs: $count{$_} $_" for qw(watches callbacks gone busy frees wake-ups);
 
 done_testing;
 
@@ -28,10 +31,10 @@ sub hammered {
     my $name = "-fsanitize=$sanitizer, wake $wake, SVE_SEED=$seed";
     my $run = run_of([@command, $wake, $seed, 60], limit => 90);
     is_clean_run($run, $name) or return;
-    my %count = reverse $run->{output} =~ /(\d+) ([\w-]+)/g;
+    my %in_run = reverse $run->{output} =~ /(\d+) ([\w-]+)/g;
     note $run->{output};
-    cmp_ok $count{calls}, '>=', 100_000, '... made its calls';
-    is scalar(grep { !$count{$_} } qw(watches callbacks gone busy frees wake-ups)), 0, '... with some of everything';
+    cmp_ok $in_run{calls}, '>=', 100_000, '... made its calls';
+    $count{$_} += $in_run{$_} for keys %in_run;
 }
 
 # Older runtimes of ThreadSanitizer have no room where newer kernels put things, unless addresses are not randomized.

@@ -29,7 +29,7 @@ my $output = tests_pass(
     $copy,
     ['env', 'LD_PRELOAD=' . join ':', map({ runtime($_) } 'libasan.so', 'libubsan.so'), xdr_library()],
     \@tests,
-    limit => 600,
+    limit => 1500,
     env => {
         ASAN_OPTIONS        => $options,
         UBSAN_OPTIONS       => 'print_stacktrace=1',

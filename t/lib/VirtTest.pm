@@ -17,7 +17,7 @@ use Test::Sys::Virt::EventImpl::Util;
 use Time::HiRes qw(time);
 
 our @EXPORT    = qw(watchdog warnings_of exception_of fresh_perl pipe_pair socket_pair open_fds thread_count);
-our @EXPORT_OK = qw(patience has_epoll adapter_classes run_once);
+our @EXPORT_OK = qw(patience has_epoll adapter_classes run_once installed_inc);
 
 my $watchdog;
 
@@ -74,7 +74,7 @@ sub warnings_of(&) {
 sub fresh_perl {
     my ($code, %opt) = @_;
     my $limit    = patience($opt{timeout} || 20);
-    my @includes = map { "-I$_" } @{ $opt{includes} || [] }, $opt{installed} ? _installed_inc() : grep { !ref } @INC;
+    my @includes = map { "-I$_" } @{ $opt{includes} || [] }, $opt{installed} ? installed_inc() : grep { !ref } @INC;
     my ($out, $to_out) = pipe_pair();
     my ($err, $to_err) = pipe_pair();
 
@@ -115,8 +115,9 @@ sub fresh_perl {
     };
 }
 
-# The directory of Sys/Virt.pm goes first, since a copy of this distribution may be installed in front of it.
-sub _installed_inc {
+# @INC without this distribution. The directory of Sys/Virt.pm goes first, since a copy of this distribution may be
+# installed in front of it.
+sub installed_inc {
     my %ours = map { File::Spec->rel2abs($_) => 1 } qw(lib blib/lib blib/arch);
     my @inc  = grep { !ref && !$ours{ File::Spec->rel2abs($_) } } @INC;
     return ((grep { -e "$_/Sys/Virt.pm" } @inc), @inc);

@@ -57,6 +57,12 @@ Sys::Virt::Event - libvirt's event loop contract for Perl
 
 =head1 SYNOPSIS
 
+=for test program
+test: event 3, detail 0
+tick
+tick
+tick
+
   use strict;
   use warnings;
   use Sys::Virt;
@@ -67,7 +73,8 @@ Sys::Virt::Event - libvirt's event loop contract for Perl
   my $loop = Sys::Virt::Event::Poll->new->register;
   my $conn = Sys::Virt->new(uri => 'test:///default');
 
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE,
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle,
       Sys::Virt::Event::protect(sub {
           my ($conn, $domain, $event, $detail) = @_;
           print $domain->get_name, ": event $event, detail $detail\n";
@@ -75,7 +82,10 @@ Sys::Virt::Event - libvirt's event loop contract for Perl
 
   # The program's own fds and timers can live there too.
   my $ticks = 0;
-  my $timer = Sys::Virt::Event::add_timeout(100, sub { print "tick\n"; $ticks++ });
+  my $timer = Sys::Virt::Event::add_timeout(100, sub {
+      print "tick\n";
+      $ticks++;
+  });
 
   $conn->get_domain_by_name('test')->suspend;    # something to see
   $loop->run_until(sub { $ticks == 3 }, 5);
@@ -106,6 +116,8 @@ It takes the loop that is part of libvirt, by L</register_default()>, and calls 
 and again.
 
 =back
+
+This page is the reference. L<Sys::Virt::Event::Manual::Tutorial> is the place to begin.
 
 Connections and domains come from L<Sys::Virt>, a distribution of its own. It contains an older module of the same
 name; what was written for that one runs with this one. See L</LIVING WITH SYS::VIRT> and L</DIFFERENCES>.
@@ -155,12 +167,19 @@ always have it.
 
 Dies with:
 
-  Cannot register: 42 is not an object of a subclass of Sys::Virt::Event or Sys::Virt::EventImpl
+=for test messages
+
+  Cannot register: 42 is not an object of a subclass of Sys::Virt::Event
+      or Sys::Virt::EventImpl
   Cannot register: My::Loop must provide update_handle, remove_handle
-  Cannot register: the registered event loop, My::Loop, still has 1 handle, 2 timeouts
-  Cannot register: a callback of the registered event loop, My::Loop, is running
-  Cannot register: register_default was called, and libvirt keeps its own event loop from then on
-  Cannot register: other code in this process has registered an event loop with libvirt already
+  Cannot register: the registered event loop, My::Loop, still has 1
+      handle, 2 timeouts
+  Cannot register: a callback of the registered event loop, My::Loop, is
+      running
+  Cannot register: register_default was called, and libvirt keeps its own
+      event loop from then on
+  Cannot register: other code in this process has registered an event
+      loop with libvirt already
   Cannot register: the event loop belongs to another thread
   Cannot register: there is no option wait
   Cannot register: the options are not pairs of name and value
@@ -183,8 +202,12 @@ main loop delivers libvirt's events, and run_default runs GLib's sources.
 
 Dies with:
 
-  Cannot register default: an object is registered as the event loop, and libvirt takes only one kind
-  Cannot register default: other code in this process has registered an event loop with libvirt already
+=for test messages
+
+  Cannot register default: an object is registered as the event loop, and
+      libvirt takes only one kind
+  Cannot register default: other code in this process has registered an
+      event loop with libvirt already
   Cannot register default: the event loop belongs to another thread
 
 or with libvirt's reason, where it could not be initialised.
@@ -192,12 +215,14 @@ or with libvirt's reason, where it could not be initialised.
 =head2 run_default($max_seconds)
 
 Runs one iteration of libvirt's own loop (virEventRunDefaultImpl): waits until something is ready, and calls what is
-due. With a number it waits at most so many seconds (0: a millisecond, libvirt's unit). Without one, or with undef, it waits for as long as it takes;
-if nothing is registered, that is for ever. A signal ends the wait. Returns nothing.
+due. With a number it waits at most so many seconds (0: a millisecond, libvirt's unit). Without one, or with undef, it
+waits for as long as it takes; if nothing is registered, that is for ever. A signal ends the wait. Returns nothing.
 
 An exception of a callback is thrown from here, see L</EXCEPTIONS>.
 
 Dies also with:
+
+=for test messages
 
   Cannot run default: no event loop is registered
   Cannot run default: register_default was not called
@@ -213,6 +238,8 @@ C<$code> is a code reference or an object that can be called like one; it is cop
 
 Returns the id of the watch, an integer from 1. When something is ready the code is called as
 
+=for test text
+
   $code->($id, $fd, $events)
 
 where C<$events> has all bits that are ready. HANDLE_ERROR and HANDLE_HANGUP are told even when they were not asked
@@ -220,13 +247,17 @@ for, but nothing is while the mask is 0.
 
 Dies with:
 
+=for test messages
+
   Cannot add handle: no event loop is registered
   Cannot add handle: file descriptor -1 is negative
   Cannot add handle: file descriptor "x" is not a number
   Cannot add handle: handle a reference to GLOB is closed
   Cannot add handle: handle a reference to GLOB has no file descriptor
-  Cannot add handle: handle a reference to GLOB is tied: it has no file descriptor
-  Cannot add handle: event mask 16 is no combination of HANDLE_* constants
+  Cannot add handle: handle a reference to GLOB is tied: it has no file
+      descriptor
+  Cannot add handle: event mask 16 is no combination of HANDLE_*
+      constants
   Cannot add handle: callback undef is not a code reference
   Cannot add handle: My::Loop::add_handle returned undef
   Cannot add handle: the event loop refused it
@@ -241,6 +272,8 @@ Watches for other events from now on; 0 switches the watch off (virEventUpdateHa
 An id that was removed, or that is a timer's, is ignored quietly, as libvirt's functions do. An id that was never
 given out is an exception:
 
+=for test messages
+
   Cannot update handle: no id 9999 was ever given out
   Cannot update handle: event mask "x" is not a number
 
@@ -251,6 +284,8 @@ that is under way. The code is released afterwards, once it is not running. The 
 nothing.
 
 Dies unless a handle with that id is registered:
+
+=for test messages
 
   Cannot remove handle: no handle with id 9999 is registered
   Cannot remove handle: id "abc" is not a number
@@ -265,6 +300,8 @@ a millisecond is cut off first: -0.5 is 0. Periods that were missed are not made
 Returns the id, an integer from 1. Handles and timers share the numbers.
 
 Dies with:
+
+=for test messages
 
   Cannot add timeout: no event loop is registered
   Cannot add timeout: interval "abc" is not a number
@@ -282,11 +319,15 @@ or with the exception of the loop's own C<add_timeout>.
 Changes the interval (virEventUpdateTimeout). It starts anew at this moment, also when it is the same as before. A
 negative one disables the timer. Returns nothing. Ids are treated as in L</update_handle($id, $events)>:
 
+=for test messages
+
   Cannot update timeout: no id 9999 was ever given out
 
 =head2 remove_timeout($id)
 
 Ends the timer (virEventRemoveTimeout), as remove_handle ends a watch. Returns nothing. Dies with:
+
+=for test messages
 
   Cannot remove timeout: no timeout with id 9999 is registered
 
@@ -301,6 +342,8 @@ C<add_callback> of a stream and so on. Sys::Virt calls them from libvirt's C cod
 handler jumps over that code, and can leave locks and other events behind.
 
 Dies with:
+
+=for test messages
 
   Cannot protect: callback "x" is not a code reference
 
@@ -360,6 +403,8 @@ The loop is run by the object's method C<run_for>, else C<run_once>, again and a
 with the number of seconds that it may take at most, or after register_default by run_default. Exceptions of
 callbacks come out of it. Dies also with:
 
+=for test messages
+
   Cannot drain: no event loop is registered
   Cannot drain: a callback is running, which cannot go before it returns
   Cannot drain: My::Loop has neither run_for nor run_once
@@ -369,10 +414,14 @@ callbacks come out of it. Dies also with:
 =head2 adopt()
 
 For a child process: takes over what libvirt had registered before the fork, at once, see L</FORK>. The
-other process must not use these connections any more, nor may other children of it that wait for its end. Elsewhere it does nothing. Returns nothing. Dies with:
+other process must not use these connections any more, nor may other children of it that wait for its end. Elsewhere it
+does nothing. Returns nothing. Dies with:
+
+=for test messages
 
   Cannot adopt: no event loop is registered
-  Cannot adopt: after register_default libvirt keeps its handles to itself
+  Cannot adopt: after register_default libvirt keeps its handles to
+      itself
   Cannot adopt: the event loop belongs to another thread
 
 =head2 forget()
@@ -382,8 +431,11 @@ The connections are dead in this process; the other process keeps them. The prog
 Nothing that libvirt knows of these watches is released, so what their handlers hold stays in memory. Elsewhere, and
 after L</adopt()>, it does nothing. Returns nothing. Dies with:
 
+=for test messages
+
   Cannot forget: no event loop is registered
-  Cannot forget: after register_default libvirt keeps its handles to itself
+  Cannot forget: after register_default libvirt keeps its handles to
+      itself
   Cannot forget: the event loop belongs to another thread
 
 =head1 METHODS A LOOP PROVIDES
@@ -442,18 +494,27 @@ inside it), it is not called again; the first time this is a warning.
 
 An exception of the callback is thrown from here. Dies also with:
 
-  Cannot run handle callback: $cb is not what add_handle or add_timeout was given
-  Cannot run handle callback: $opaque is not what add_handle or add_timeout was given
+=for test messages
+
+  Cannot run handle callback: $cb is not what add_handle or add_timeout
+      was given
+  Cannot run handle callback: $opaque is not what add_handle or
+      add_timeout was given
   Cannot run handle callback: $cb and $opaque belong to different watches
   Cannot run handle callback: $cb belongs to a timeout
-  Cannot run handle callback: event mask 16 is no combination of HANDLE_* constants
+  Cannot run handle callback: event mask 16 is no combination of HANDLE_*
+      constants
 
 =head2 $loop->_run_timeout_callback($timer, $cb, $opaque)
 
 Calls libvirt's callback of a timer. Otherwise the same. Dies with:
 
-  Cannot run timeout callback: $cb is not what add_handle or add_timeout was given
-  Cannot run timeout callback: $cb and $opaque belong to different watches
+=for test messages
+
+  Cannot run timeout callback: $cb is not what add_handle or add_timeout
+      was given
+  Cannot run timeout callback: $cb and $opaque belong to different
+      watches
   Cannot run timeout callback: $cb belongs to a handle
 
 =head2 $loop->_free_callback_opaque($ff, $opaque)
@@ -463,8 +524,12 @@ C<remove_handle>), late, twice or never, the outcome is the same. The module its
 once, when the watch is removed, its callback is not running and libvirt's code has left the stack. Returns nothing.
 Dies with:
 
-  Cannot free callback opaque: $ff is not what add_handle or add_timeout was given
-  Cannot free callback opaque: $ff and $opaque belong to different watches
+=for test messages
+
+  Cannot free callback opaque: $ff is not what add_handle or add_timeout
+      was given
+  Cannot free callback opaque: $ff and $opaque belong to different
+      watches
 
 =head1 CONSTANTS
 
@@ -613,6 +678,10 @@ its own there.
 This is a whole program. Its class obeys all of the rules above. L<Sys::Virt::Event::Poll> is the same with some
 comfort, and is short enough to be read.
 
+=for test program
+test: event 3
+test: event 4
+
   package My::Loop;
   use strict;
   use warnings;
@@ -620,19 +689,31 @@ comfort, and is short enough to be read.
   use IO::Poll qw(POLLIN POLLOUT POLLERR POLLHUP POLLNVAL);
   use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-  sub new { my ($class) = @_; return bless { handles => {}, timers => {} }, $class }
+  sub new {
+      my ($class) = @_;
+      return bless { handles => {}, timers => {} }, $class;
+  }
+
   sub now { return clock_gettime(CLOCK_MONOTONIC) }
 
-  # The key that stands for a watch from here on: its record will do. That $ff
-  # is not kept is fine, too.
+  # The key that stands for a watch from here on: its record will do.
+  # That $ff is not kept is fine, too.
   sub add_handle {
       my ($self, $fd, $events, $cb, $opaque, $ff) = @_;
-      my $handle = { fd => $fd, events => $events, tokens => [$cb, $opaque] };
+      my $handle = { fd => $fd, events => $events };
+      $handle->{tokens} = [$cb, $opaque];
       return $self->{handles}{$handle} = $handle;
   }
 
-  sub update_handle { my ($self, $handle, $events) = @_; $handle->{events} = $events }
-  sub remove_handle { my ($self, $handle) = @_; delete $self->{handles}{$handle} }
+  sub update_handle {
+      my ($self, $handle, $events) = @_;
+      $handle->{events} = $events;
+  }
+
+  sub remove_handle {
+      my ($self, $handle) = @_;
+      delete $self->{handles}{$handle};
+  }
 
   sub add_timeout {
       my ($self, $ms, $cb, $opaque, $ff) = @_;
@@ -641,53 +722,67 @@ comfort, and is short enough to be read.
       return $self->{timers}{$timer} = $timer;
   }
 
-  # The interval starts now, whatever it was before. Negative means disabled, and
-  # 0 is due in each pass, however often it is set again.
+  # The interval starts now, whatever it was before. Negative means
+  # disabled, and 0 is due in each pass, however often it is set again.
   sub update_timeout {
       my ($self, $timer, $ms) = @_;
       $timer->{seconds} = $ms / 1000;
-      $timer->{due} = $ms < 0 ? undef : $ms == 0 ? 0 : now() + $ms / 1000;
+      $timer->{due} = $ms < 0 ? undef : $ms && now() + $ms / 1000;
   }
 
-  sub remove_timeout { my ($self, $timer) = @_; delete $self->{timers}{$timer} }
+  sub remove_timeout {
+      my ($self, $timer) = @_;
+      delete $self->{timers}{$timer};
+  }
 
-  # One pass. What is ready is collected before anything is called, so what a
-  # callback adds waits for the next pass. A watch is busy while its callback runs,
-  # which may run the loop: that is another pass, and what is left of this one waits.
+  # One pass. What is ready is collected before anything is called, so
+  # what a callback adds waits for the next pass. A watch is busy while
+  # its callback runs, which may run the loop: that is another pass, and
+  # what is left of this one waits.
   sub run_once {
       my ($self, $max_seconds) = @_;
       my $pass = ++$self->{pass};
-      # In arrays first: a signal handler may remove a watch while grep is at work.
+      # In arrays first: a signal handler may remove a watch while grep
+      # is at work.
       my @watched = values %{ $self->{handles} };
       my @timed = values %{ $self->{timers} };
-      my @handles = grep { $_->{events} && !$_->{busy} } @watched;    # mask 0: off
+      my @handles = grep { $_->{events} && !$_->{busy} } @watched;
       my @armed = grep { defined $_->{due} && !$_->{busy} } @timed;
-      my ($wait) = sort { $a <=> $b } $max_seconds // (), map { $_->{due} - now() } @armed;
-      my $ms = !defined $wait ? -1 : $wait <= 0 ? 0 : int(1000 * $wait) + 1;
+      my @limits = map { $_->{due} - now() } @armed;
+      my ($wait) = sort { $a <=> $b } $max_seconds // (), @limits;
+      my $ms = -1;
+      $ms = $wait <= 0 ? 0 : int(1000 * $wait) + 1 if defined $wait;
 
-      # What IO::Poll itself is made of: it takes fds. poll(2) tells errors and
-      # hang-ups unasked.
-      my @fds = map { $_->{fd}, ($_->{events} & 1 && POLLIN) | ($_->{events} & 2 && POLLOUT) } @handles;
-      @handles = () if IO::Poll::_poll($ms, @fds) <= 0;    # the time is over, or a signal came
+      # What IO::Poll itself is made of: it takes fds. poll(2) tells
+      # errors and hang-ups unasked. 0: the time is over; -1: a signal.
+      my @fds = map {
+          my ($reads, $writes) = ($_->{events} & 1, $_->{events} & 2);
+          ($_->{fd}, ($reads && POLLIN) | ($writes && POLLOUT));
+      } @handles;
+      @handles = () if IO::Poll::_poll($ms, @fds) <= 0;
       my $now = now();
       my @timers = grep { $_->{due} <= $now } @armed;
 
-      # A callback may have changed what comes after it: look again each time.
+      # A callback may have changed what comes after it: look again.
       for my $handle (@handles) {
           last if $self->{pass} != $pass;
           my (undef, $bits) = splice @fds, 0, 2;
           my $mask = $handle->{events} or next;
           my $events = ($bits & POLLIN && 1) | ($bits & POLLOUT && 2)
-              | ($bits & (POLLERR | POLLNVAL) && 4) | ($bits & POLLHUP && 8);
-          $handle->{events} = 0 if $bits & POLLNVAL;       # closed: tell it once
+              | ($bits & (POLLERR | POLLNVAL) && 4)
+              | ($bits & POLLHUP && 8);
+          $handle->{events} = 0 if $bits & POLLNVAL;    # tell it once
           $events &= $mask | 4 | 8 or next;
           local $handle->{busy} = 1;
-          $self->_run_handle_callback(0, $handle->{fd}, $events, @{ $handle->{tokens} });
+          my @tokens = @{ $handle->{tokens} };
+          my $fd = $handle->{fd};
+          $self->_run_handle_callback(0, $fd, $events, @tokens);
       }
       for my $timer (@timers) {
           last if $self->{pass} != $pass;
           next if !defined $timer->{due} || $timer->{due} > $now;
-          $timer->{due} = $now + $timer->{seconds} if $timer->{seconds};
+          my $seconds = $timer->{seconds};
+          $timer->{due} = $now + $seconds if $seconds;
           local $timer->{busy} = 1;
           $self->_run_timeout_callback(0, @{ $timer->{tokens} });
       }
@@ -699,7 +794,8 @@ comfort, and is short enough to be read.
   my $loop = My::Loop->new->register;
   my $conn = Sys::Virt->new(uri => 'test:///default');
   my $seen = 0;
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub {
       my ($conn, $domain, $event) = @_;
       print $domain->get_name, ": event $event\n";
       $seen++;
@@ -740,6 +836,8 @@ C<add_*> that dies or returns no key has failed. For this module's add functions
 libvirt is told, but keeps it to itself: a connection that cannot be watched opens all the same, and never sees an
 event. So there is a warning, such as
 
+=for test messages
+
   Cannot add handle: My::Loop::add_handle died: too many handles
 
 C<update_*> that dies is an exception like one in a callback; its warning is
@@ -765,6 +863,37 @@ its next call. So while such a method is called, handlers wait; they run when th
 done.
 
 Hence this works, and leaves the connection usable:
+
+=begin test frame
+
+use strict;
+use warnings;
+use Sys::Virt;
+use Sys::Virt::Event::Poll -register;
+my $conn = Sys::Virt->new(uri => 'test:///default');
+HERE
+print "in time\n" if !$@;
+
+# The handler of a signal that comes in the call runs when the call is over.
+my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+$conn->domain_event_register_any(undef, $lifecycle, sub { });
+my $update = \&Sys::Virt::Event::Poll::update_timeout;
+{
+    no warnings 'redefine';
+    *Sys::Virt::Event::Poll::update_timeout = sub { kill ALRM => $$; $update->(@_) };
+}
+eval {
+    local $SIG{ALRM} = sub { die "too slow\n" };
+    $conn->get_domain_by_name('test')->suspend;
+};
+print $@;
+print 'usable: ', $conn->is_alive, "\n";
+__END__
+in time
+too slow
+usable: 1
+
+=end test
 
   eval {
       local $SIG{ALRM} = sub { die "too slow\n" };
@@ -832,8 +961,45 @@ When the process that opened it has ended, or has become another program by exec
 handle is watched again, within a second. Of several children that run the loop one gets it. So a program may connect,
 then become a daemon:
 
+=begin test frame
+
+use strict;
+use warnings;
+use POSIX ();
+use SecondClient;
+use Sys::Virt;
+use Sys::Virt::Event::Poll;
+use Test::Sys::Virt::EventImpl::Daemon;
+
+my $daemon = Test::Sys::Virt::EventImpl::Daemon->start;
+my $other = SecondClient->start($daemon->uri);
+pipe my $reader, my $writer or die;
+my $daemonizes = fork // die;
+if (!$daemonizes) {
+    my $uri = $daemon->uri;
+    my $loop = Sys::Virt::Event::Poll->new->register;
+    my @callback = (undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+        syswrite $writer, "event $_[2], the first process has gone: " . !kill(0, $daemonizes) . "\n";
+        POSIX::_exit(0);
+    });
+    $daemonizes = $$;
+    Sys::Virt::Event::add_timeout(1, sub { Sys::Virt::Event::remove_timeout($_[0]); syswrite $writer, "ready\n" });
+HERE
+}
+waitpid $daemonizes, 0;
+close $writer;
+print scalar readline $reader;
+$other->does('suspend');
+print readline $reader;
+$other->stop;
+__END__
+ready
+event 3, the first process has gone: 1
+
+=end test
+
   my $conn = Sys::Virt->new(uri => $uri);
-  $conn->domain_event_register_any(...);
+  $conn->domain_event_register_any(@callback);
   POSIX::_exit(0) if fork;
   POSIX::setsid();
   Sys::Virt::Event::adopt();    # the parent may take a moment to end
@@ -845,8 +1011,7 @@ handlers, for both processes. A daemon that closes all file descriptors leaves t
 =back
 
 A child that has had silent handles in its loop for a second, while the parent still lives, prints a warning that starts
-with
-C<Connections that were opened before this process was forked stay silent>. It names the two ways out. L</adopt()> is
+with C<Connections that were opened before this process was forked stay silent>. It names the two ways out. L</adopt()> is
 for a child that goes on with the connections although the parent lives, and the parent does not. L</forget()> is for a
 child that has no use for them; a loop of its own can be registered afterwards, if the program's own watches are
 removed as well.
@@ -909,20 +1074,27 @@ Two tools. L</watches()> tells what is registered, how often it was dispatched a
 server is a handle with mask 1, or 0 while a call is under way; event handlers have a timer, disabled while there is
 nothing to tell.
 
+=for test program
+/age=\S+ dispatched=0 id=1 kind=timeout last_dispatch=- ms=-1 /
+
   use Sys::Virt;
   use Sys::Virt::Event;
   use Sys::Virt::Event::Poll;
 
   my $loop = Sys::Virt::Event::Poll->new->register;
   my $conn = Sys::Virt->new(uri => 'test:///default');
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub { });
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub { });
 
   for my $watch (Sys::Virt::Event::watches()) {
-      print join(' ', map { "$_=" . ($watch->{$_} // '-') } sort keys %$watch), "\n";
+      print "$_=", $watch->{$_} // '-', ' ' for sort keys %$watch;
+      print "\n";
   }
 
 And C<SYS_VIRT_EVENT_TRACE=1> in the environment prints to stderr each call from libvirt and to libvirt, with
 process and thread. It is read when the module is loaded; unset, empty and 0 mean off. For the program above:
+
+=for test output trace
 
   Sys::Virt::Event 5360 owner 0x7f66028e1b80: add_timeout(-1) = 1
 
@@ -946,51 +1118,15 @@ directories, and perl takes CPAN's first. When both are installed by a CPAN clie
 overwrites the other's. What belongs to this one then dies at loading, and says which file it is. Install
 Sys-Virt-Event again. To see whose is loaded:
 
-  perl -MSys::Virt::Event -e 'print Sys::Virt::Event->can("watches") ? "Sys-Virt-Event\n" : "Sys-Virt\n"'
+=for test shell
+
+  perl -MSys::Virt::Event -e 'print Sys::Virt::Event->can("watches")
+      ? "Sys-Virt-Event\n" : "Sys-Virt\n"'
 
 =head1 DIFFERENCES
 
-What a program that was written for Sys::Virt's module could notice:
-
-=over 4
-
-=item *
-
-Ids are this module's, not what the loop's C<add_*> returned. libvirt needs ids that are positive and never used
-twice; loops return all kinds of things. The loop gets back what it returned.
-
-=item *
-
-All six methods must exist when the object is registered. A missing one was found in the middle of a libvirt call.
-
-=item *
-
-A second L</register($impl, %options)> makes the new object the loop, if nothing is registered with the old one.
-Otherwise it is an exception. The new object used to get updates for what it had never seen.
-
-=item *
-
-The loop's C<update_handle> is not called for a mask that it was given last, as long as it works: libvirt says the same
-twice now and then, and calls into Perl are what costs. C<update_timeout> always is, since an interval starts anew.
-
-=item *
-
-A callback that is running is not called again by a loop that is run inside it. libvirt's callbacks are not made for
-that: programs crashed.
-
-=item *
-
-An exception in a callback reaches the caller after libvirt is done. It used to jump over libvirt's code, whose
-locks stayed locked.
-
-=item *
-
-Mistakes that were silent are exceptions: a callback that is no code, a file descriptor that is not open for perl,
-an event mask that does not exist, an id that is not registered, register_default after register, run_default
-without register_default, a loop's C<add_*> that returns nothing. Before, the program hung, crashed or went on
-without events.
-
-=back
+What a program that was written for Sys::Virt's module could notice is in
+L<Sys::Virt::Event::Manual::Migration/WHAT DIFFERS>, with the reasons.
 
 =head1 LIMITS
 
@@ -1015,6 +1151,26 @@ handler is wrapped in L</protect($code)>.
 
 Do not unregister a close callback inside it, nor drop the connection there: libvirt holds a lock, and the program
 hangs. Do it from a timer:
+
+=begin test frame
+
+use strict;
+use warnings;
+use Sys::Virt;
+use Sys::Virt::Event::Poll;
+use Test::Sys::Virt::EventImpl::Daemon;
+my $daemon = Test::Sys::Virt::EventImpl::Daemon->start;
+my $loop = Sys::Virt::Event::Poll->new->register;
+my $conn = Sys::Virt->new(uri => $daemon->uri);
+HERE
+$daemon->signal('KILL');
+print $loop->run_until(sub { !$conn }, 10), "\n";
+print Sys::Virt::Event::drain(10), "\n";
+__END__
+1
+1
+
+=end test
 
   $conn->register_close_callback(Sys::Virt::Event::protect(sub {
       Sys::Virt::Event::add_timeout(0, sub {
@@ -1047,10 +1203,11 @@ See L</NO EVENTS?>.
 
 =head1 SEE ALSO
 
-L<Sys::Virt::Event::Poll>, a ready loop. L<Sys::Virt::Event::Loop>, the base of the adapters for other loops.
-L<Sys::Virt::EventImpl>, the parent class. L<Sys::Virt>, connections and
-domains. L<virt-events>, a program that shows events. L<Test::Sys::Virt::EventImpl>, a kit that tells whether a loop
-keeps the contract.
+L<Sys::Virt::Event::Manual> is the table of contents of this distribution's pages. Of these,
+L<Sys::Virt::Event::Manual::Tutorial> is to begin with, L<Sys::Virt::Event::Manual::Cookbook> has programs for what
+comes up, and L<Sys::Virt::Event::Manual::Internals> is about the C code.
+
+L<Sys::Virt>, connections and domains.
 
 L<https://libvirt.org/html/libvirt-libvirt-event.html>, the C interface.
 

@@ -20,10 +20,15 @@ Sys::Virt::EventImpl - parent class of event loops for libvirt
 
 =head1 SYNOPSIS
 
+=for test program
+
   package My::Loop;
   use parent 'Sys::Virt::EventImpl';
 
-  sub add_handle     { my ($self, $fd, $events, $cb, $opaque, $ff) = @_; ... }
+  sub add_handle {
+      my ($self, $fd, $events, $cb, $opaque, $ff) = @_;
+      ...
+  }
   sub update_handle  { my ($self, $key, $events) = @_; ... }
   sub remove_handle  { my ($self, $key) = @_; ... }
   sub add_timeout    { my ($self, $ms, $cb, $opaque, $ff) = @_; ... }
@@ -41,14 +46,18 @@ complete example.
 The name is that of the parent class in Sys::Virt 9.5 and newer. With older ones it was Sys::Virt::Event itself.
 Subclasses of either are accepted. A program that must run with any of them loads what is there:
 
+=for test program
+
   require Sys::Virt::Event;
-  our @ISA = (eval { require Sys::Virt::EventImpl; 1 } ? 'Sys::Virt::EventImpl' : 'Sys::Virt::Event');
+  our @ISA = eval { require Sys::Virt::EventImpl; 1 }
+      ? 'Sys::Virt::EventImpl'
+      : 'Sys::Virt::Event';
 
 The object is registered by C<register>, as a method or as the function of L<Sys::Virt::Event>.
 
 =head1 SEE ALSO
 
-L<Sys::Virt::Event>, L<Sys::Virt::Event::Poll>
+L<Sys::Virt::Event>, L<Sys::Virt::Event::Poll>, L<Sys::Virt::Event::Manual>
 
 =head1 AUTHOR AND LICENSE
 

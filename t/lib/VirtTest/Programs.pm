@@ -9,7 +9,7 @@ use Exporter 'import';
 use Test::More;
 use VirtTest;
 
-our @EXPORT = qw(prints registers_itself ticks_then_tells);
+our @EXPORT = qw(prints registers_itself leaves_flags ticks_then_tells);
 
 my $PRELUDE = <<'PERL';
 use strict;
@@ -33,9 +33,9 @@ sub prints {
 
 # use CLASS -register
 sub registers_itself {
-    my ($class) = @_;
+    my ($class, %opt) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    return prints('-register', <<"PERL", "$class\nsame\nthere is no option -regster\n");
+    return prints('-register', <<"PERL", "$class\nsame\nthere is no option -regster\n", %opt);
 require $class;
 $class->import('-register');
 my \$loop = registered();
@@ -47,8 +47,8 @@ print \$@ =~ /(there is no option \\S+)/, "\\n";
 PERL
 }
 
-# What an example with a timer has printed: each tick does something, of which an event tells later. On a busy machine the
-# next tick may be first.
+# What an example with a timer has printed: each tick does something, of which an event tells later. On a busy machine
+# the next tick may be first.
 sub ticks_then_tells {
     my ($stdout, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -61,6 +61,29 @@ sub ticks_then_tells {
     is join('', "$ticks ticks, $early early\n", @told),
         join('', "4 ticks, 0 early\n", map { "test: event $_\n" } 3, 4, 3, 4), $name;
     return;
+}
+
+# libvirt's file descriptors keep their flags, and stay open.
+sub leaves_flags {
+    my ($class, %opt) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return prints('the flags of a file descriptor stay, and it stays open', <<"PERL" . <<'PERL', "0 2048 1 1\n", %opt);
+require $class;
+$class->import('-register');
+PERL
+use Fcntl;
+my ($reader, $writer) = pipe_pair();
+my ($other_reader, $other) = pipe_pair();
+fcntl $other, F_SETFL, fcntl($other, F_GETFL, 0) | O_NONBLOCK;
+my $calls = 0;
+my @ids = (add_handle($reader, 1, sub { $calls++ }), add_handle($other, 2, sub { $calls++ }));
+syswrite $writer, 'x';
+registered()->run_until(sub { $calls >= 4 }, 10);
+my @flags = map { fcntl($_, F_GETFL, 0) & O_NONBLOCK } $reader, $other;
+remove_handle($_) for @ids;
+Sys::Virt::Event::drain(10);
+print join(' ', @flags, map { fcntl($_, F_GETFD, 0) ? 1 : 0 } $reader, $other), "\n";
+PERL
 }
 
 1;

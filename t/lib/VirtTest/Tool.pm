@@ -1,6 +1,6 @@
 package VirtTest::Tool;
 
-# script/virt-events, run as a program: what it prints is read line by line while it runs.
+# script/virt-events, or another program, run as such: what it prints is read line by line while it runs.
 
 use strict;
 use warnings;
@@ -14,7 +14,8 @@ use VirtTest qw(patience);
 
 my @PROGRAM = ($^X, '-w', '-Mblib', 'script/virt-events');
 
-# Options: env, a hash; stdout, a handle to be used in place of a pipe; prefix, words before the program.
+# Options: env, a hash; stdout, a handle to be used in place of a pipe; prefix, words before the program; program, the
+# words of another one.
 sub start {
     my ($class, $arguments, %opt) = @_;
     my ($reader, $writer) = VirtTest::pipe_pair();
@@ -28,7 +29,7 @@ sub start {
         POSIX::dup2(fileno $errors, 2);
         POSIX::close($_) for 3 .. 255;
         %ENV = (%ENV, %{ $opt{env} || {} });
-        my @command = (@{ $opt{prefix} || [] }, @PROGRAM, @$arguments);
+        my @command = (@{ $opt{prefix} || [] }, @{ $opt{program} || \@PROGRAM }, @$arguments);
         exec { $command[0] } @command or POSIX::_exit(127);
     }
     close $writer;
@@ -69,6 +70,9 @@ sub lines {
     }
     return @lines;
 }
+
+# What came after the last line.
+sub rest { return $_[0]{text} }
 
 sub signal { my ($self, $name) = @_; kill $name => $self->{pid}; return }
 

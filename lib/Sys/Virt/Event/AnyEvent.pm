@@ -115,6 +115,9 @@ Sys::Virt::Event::AnyEvent - libvirt's events in whatever loop AnyEvent uses
 
 =head1 SYNOPSIS
 
+=for test program
+test: event 3, detail 0
+
   use strict;
   use warnings;
   use AnyEvent;
@@ -124,7 +127,8 @@ Sys::Virt::Event::AnyEvent - libvirt's events in whatever loop AnyEvent uses
   my $done = AnyEvent->condvar;
   my $conn = Sys::Virt->new(uri => 'test:///default');
 
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub {
       my ($conn, $domain, $event, $detail) = @_;
       print $domain->get_name, ": event $event, detail $detail\n";
       $done->send;

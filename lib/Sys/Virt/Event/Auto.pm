@@ -137,6 +137,9 @@ Sys::Virt::Event::Auto - libvirt's events in whatever loop the program runs
 
 =head1 SYNOPSIS
 
+=for test program
+test: event 3, detail 0
+
   use strict;
   use warnings;
   use EV;                               # or another loop
@@ -145,7 +148,8 @@ Sys::Virt::Event::Auto - libvirt's events in whatever loop the program runs
 
   my $conn = Sys::Virt->new(uri => 'test:///default');
 
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub {
       my ($conn, $domain, $event, $detail) = @_;
       print $domain->get_name, ": event $event, detail $detail\n";
       EV::break();
@@ -159,6 +163,8 @@ Sys::Virt::Event::Auto - libvirt's events in whatever loop the program runs
 For modules that do not know in what program they are used. When libvirt asks for the first watch, which is when the
 first connection is opened, this looks at what event loop the program has loaded, and becomes an object of the class
 for it:
+
+=for test text
 
   EV                Sys::Virt::Event::EV
   Mojo::IOLoop      Sys::Virt::Event::Mojo
@@ -186,8 +192,10 @@ count, unless it is alone.
 
 Two loops that are loaded and have nothing to do with each other are an exception:
 
-  Cannot choose an event loop: the program has loaded EV and Glib; register Sys::Virt::Event::EV
-  or Sys::Virt::Event::Glib
+=for test messages
+
+  Cannot choose an event loop: the program has loaded EV and Glib;
+      register Sys::Virt::Event::EV or Sys::Virt::Event::Glib
 
 It is thrown by the functions of L<Sys::Virt::Event> that add a watch, and by the methods below. When libvirt itself
 wants a watch it is a warning, and what libvirt makes of it is the connection's business: it opens without events, or
@@ -224,7 +232,7 @@ What is judged is the chosen class. A subclass of this one is left behind when t
 =head1 SEE ALSO
 
 L<Sys::Virt::Event>, L<Sys::Virt::Event::Loop>, L<Sys::Virt::Event::EV>, L<Sys::Virt::Event::Glib>,
-L<Sys::Virt::Event::Poll>
+L<Sys::Virt::Event::Poll>, L<Sys::Virt::Event::Manual>
 
 =head1 AUTHOR AND LICENSE
 

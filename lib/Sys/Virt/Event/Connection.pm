@@ -713,24 +713,36 @@ Sys::Virt::Event::Connection - a libvirt connection that stays up, and its event
 
 =head1 SYNOPSIS
 
+=for test program
+test:///default is opened
+test: state running
+/(?:test: lifecycle suspended\n)?done/
+
   use strict;
   use warnings;
   use Sys::Virt::Event::Poll -register;
   use Sys::Virt::Event::Connection;
 
-  my $conn = Sys::Virt::Event::Connection->new(uri => 'test:///default', keepalive => [5, 3]);
+  my $conn = Sys::Virt::Event::Connection->new(
+      uri       => 'test:///default',
+      keepalive => [5, 3],
+  );
 
   $conn->on('domain/*' => sub {
       my ($conn, $event, $domain) = @_;
-      print "$event->{name}: $event->{event} ", $event->{type} // '', "\n";
+      my $type = $event->{type} // '';
+      print "$event->{name}: $event->{event} $type\n";
   });
   $conn->on('connection/*' => sub {
       my ($conn, $event, $error) = @_;
       print "$event->{uri} is $event->{event}\n";
-      $conn->virt->get_domain_by_name('test')->suspend if $event->{event} eq 'opened';
+      return if $event->{event} ne 'opened';
+      $conn->virt->get_domain_by_name('test')->suspend;
   });
 
-  $conn->wait_state('test', 'paused', timeout => 5) or die "it goes on\n";
+  $conn->wait_state('test', 'paused', timeout => 5)
+      or die "it goes on\n";
+  print "done\n";
 
 =head1 DESCRIPTION
 
@@ -817,10 +829,14 @@ A server that wants to know who we are has passed this test if C<auth> is given.
 What happens when the connection cannot be opened or is lost. By default it is tried again, for ever. With 0 it is
 tried once. The waiting time doubles with each attempt that fails:
 
+=for test text
+
   initial => 0.25    the first waiting time
   max     => 30      no more doubling from here on
-  jitter  => 0.2     each is longer or shorter by up to this part of it, at random
-  tries   => undef   how many attempts in a row may fail; undef: any number
+  jitter  => 0.2     each is longer or shorter by up to this part of
+                     it, at random
+  tries   => undef   how many attempts in a row may fail; undef: any
+                     number
 
 It goes back to C<initial> once a connection has lasted longer than C<max>.
 
@@ -854,9 +870,12 @@ As it was given to C<new>, else, once the connection has been open, what libvirt
 
 Calls the code for each event from now on. Returns an id for C<off>. C<$what> is one of
 
+=for test text
+
   domain/lifecycle       one event of a class
   domain/*               all of a class
-  *                      all of domains, networks, pools, devices and secrets
+  *                      all of domains, networks, pools, devices and
+                         secrets
   connection/opened      of the connection itself, see CONNECTION EVENTS
   connection/*
 
@@ -868,6 +887,8 @@ The filter is optional. Its keys are C<name>, C<uuid> and C<type> of the event. 
 C<[...]>, a C<qr//>, or a list of these, of which one must fit. An event has to fit all keys.
 
 The code, or an object that can be called like one, such as a condition variable of L<AnyEvent>, gets
+
+=for test text
 
   $code->($conn, \%event, $object)
 

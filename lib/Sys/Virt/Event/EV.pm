@@ -80,6 +80,9 @@ Sys::Virt::Event::EV - libvirt in the event loop of EV
 
 =head1 SYNOPSIS
 
+=for test program
+test: event 3, detail 0
+
   use strict;
   use warnings;
   use EV;
@@ -87,13 +90,16 @@ Sys::Virt::Event::EV - libvirt in the event loop of EV
   use Sys::Virt::Event::EV -register;
 
   my $conn = Sys::Virt->new(uri => 'test:///default');
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub {
       my ($conn, $domain, $event, $detail) = @_;
       print $domain->get_name, ": event $event, detail $detail\n";
       EV::break;
   });
 
-  my $timer = EV::timer 0.1, 0, sub { $conn->get_domain_by_name('test')->suspend };
+  my $timer = EV::timer 0.1, 0, sub {
+      $conn->get_domain_by_name('test')->suspend;
+  };
   EV::run;
 
 =head1 DESCRIPTION
@@ -182,12 +188,15 @@ different. A file descriptor that is ready costs one poll(2), which finds out fo
 
 All of L<Test::Sys::Virt::EventImpl> is passed, but for this:
 
+=for test text
+
   case            on      reason
-  --------------  ------  ---------------------------------------------------------------------
-  closed_fd       epoll   the kernel drops a closed file descriptor from an epoll set without a
-                          word, so a handle whose file descriptor was closed is not told
-  order_per_id    from C  these four replace methods of an object in whose place C serves
-  refused_late            already
+  --------------  ------  -----------------------------------------------
+  closed_fd       epoll   the kernel drops a closed file descriptor from
+                          an epoll set without a word, so a handle whose
+                          file descriptor was closed is not told
+  order_per_id    from C  these four replace methods of an object in
+  refused_late            whose place C serves already
   methods_die
   error_survives
 

@@ -110,6 +110,9 @@ Sys::Virt::Event::Glib - libvirt's events in GLib's main loop
 
 =head1 SYNOPSIS
 
+=for test program
+test: event 3, detail 0
+
   use strict;
   use warnings;
   use Glib;
@@ -119,7 +122,8 @@ Sys::Virt::Event::Glib - libvirt's events in GLib's main loop
   my $main = Glib::MainLoop->new;
   my $conn = Sys::Virt->new(uri => 'test:///default');
 
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub {
       my ($conn, $domain, $event, $detail) = @_;
       print $domain->get_name, ": event $event, detail $detail\n";
       $main->quit;

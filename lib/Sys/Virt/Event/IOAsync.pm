@@ -96,6 +96,9 @@ Sys::Virt::Event::IOAsync - libvirt's events in IO::Async's loop
 
 =head1 SYNOPSIS
 
+=for test program
+test: event 3, detail 0
+
   use strict;
   use warnings;
   use IO::Async::Loop;
@@ -105,7 +108,8 @@ Sys::Virt::Event::IOAsync - libvirt's events in IO::Async's loop
   my $loop = IO::Async::Loop->new;
   my $conn = Sys::Virt->new(uri => 'test:///default');
 
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub {
       my ($conn, $domain, $event, $detail) = @_;
       print $domain->get_name, ": event $event, detail $detail\n";
       $loop->stop;

@@ -573,6 +573,8 @@ Sys::Virt::Event::Loop - what the adapters for event loops have in common
 
 =head1 SYNOPSIS
 
+=for test program
+
   package My::Adapter;
   use parent 'Sys::Virt::Event::Loop';
 
@@ -613,6 +615,8 @@ is told to end, it makes no difference.
 =back
 
 Dies with:
+
+=for test messages
 
   Cannot make My::Adapter: there is no option hold
   Cannot make My::Adapter: options are pairs of a name and a value
@@ -743,6 +747,8 @@ callbacks they run. So one that dies leaves nothing half done. What an adapter d
 
 This is all that L<Event> needs, a loop for which this distribution has no adapter:
 
+=for test elsewhere t/53-loop.t
+
   package My::EventLoop;
   use strict;
   use warnings;
@@ -766,7 +772,8 @@ This is all that L<Event> needs, a loop for which this distribution has no adapt
 
   sub _watch {
       my ($self, $fd, $read, $write, $code) = @_;
-      return Event->io(fd => $fd, poll => ($read ? 'r' : '') . ($write ? 'w' : ''), cb => guarded($code));
+      my $poll = ($read ? 'r' : '') . ($write ? 'w' : '');
+      return Event->io(fd => $fd, poll => $poll, cb => guarded($code));
   }
 
   sub _unwatch { my ($self, $watcher, $fd) = @_; $watcher->cancel }
@@ -775,7 +782,8 @@ This is all that L<Event> needs, a loop for which this distribution has no adapt
       my ($self, $seconds, $code, $holds) = @_;
       my $guarded = guarded($code);
       # Event keeps a watcher until it is cancelled.
-      return Event->timer(after => $seconds, cb => sub { $guarded->(@_); $_[0]->w->cancel });
+      my $once = sub { $guarded->(@_); $_[0]->w->cancel };
+      return Event->timer(after => $seconds, cb => $once);
   }
 
   sub _cancel { my ($self, $timer) = @_; $timer->cancel }
@@ -790,6 +798,8 @@ This is all that L<Event> needs, a loop for which this distribution has no adapt
 
 Save it as F<My/EventLoop.pm>. A program uses it like any other:
 
+=for test elsewhere t/53-loop.t
+
   use Event;
   use My::EventLoop -register;
 
@@ -797,11 +807,16 @@ Import no functions into the class that have the name of a method: Event has a C
 
 Then see what the kit says, L<Test::Sys::Virt::EventImpl>:
 
+=for test elsewhere t/53-loop.t
+
   use Test::More;
   use Test::Sys::Virt::EventImpl;
 
-  my $reason = 'Event warns of an fd that was closed under it, and watches it no more';
-  my @closed = qw(fd_number_reused closed_fd closed_fd_once closed_fd_spares_others);
+  my $reason = 'Event warns of an fd that was closed under it, '
+      . 'and watches it no more';
+  my @closed = qw(
+      fd_number_reused closed_fd closed_fd_once closed_fd_spares_others
+  );
 
   eventimpl_ok(sub { require My::EventLoop; My::EventLoop->new },
       name => 'Event', skip => { map { $_ => $reason } @closed });

@@ -130,6 +130,9 @@ Sys::Virt::Event::Mojo - libvirt in the event loop of Mojolicious
 
 =head1 SYNOPSIS
 
+=for test program
+test: event 3, detail 0
+
   use strict;
   use warnings;
   use Mojo::IOLoop;
@@ -140,13 +143,16 @@ Sys::Virt::Event::Mojo - libvirt in the event loop of Mojolicious
   Sys::Virt::Event::Mojo->new->register;
   my $conn = Sys::Virt->new(uri => 'test:///default');
 
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub {
       my ($conn, $domain, $event, $detail) = @_;
       print $domain->get_name, ": event $event, detail $detail\n";
       Mojo::IOLoop->stop;
   });
 
-  Mojo::IOLoop->timer(0.1 => sub { $conn->get_domain_by_name('test')->suspend });
+  Mojo::IOLoop->timer(0.1 => sub {
+      $conn->get_domain_by_name('test')->suspend;
+  });
   Mojo::IOLoop->start;
 
 =head1 DESCRIPTION
@@ -288,10 +294,13 @@ watch one for itself that it has also given to L<Sys::Virt::Event/add_handle($fd
 L<Test::Sys::Virt::EventImpl> has this class pass all of its cases, on Mojo::Reactor::Poll, and all but these on
 Mojo::Reactor::EV:
 
-  closed_fd       with epoll only: the kernel drops a closed file descriptor from
-                  an epoll set without a word, and EV has no other
-  order_per_id    these four replace methods of an object in whose place C
-  refused_late    serves already
+=for test text
+
+  closed_fd       with epoll only: the kernel drops a closed file
+                  descriptor from an epoll set without a word, and EV
+                  has no other
+  order_per_id    these four replace methods of an object in whose place
+  refused_late    C serves already
   methods_die
   error_survives
 

@@ -178,6 +178,9 @@ Sys::Virt::Event::POE - libvirt in the event loop of POE
 
 =head1 SYNOPSIS
 
+=for test program
+test: event 3, detail 0
+
   use strict;
   use warnings;
   use POE;
@@ -188,7 +191,8 @@ Sys::Virt::Event::POE - libvirt in the event loop of POE
   Sys::Virt::Event::POE->new->register;
   my $conn = Sys::Virt->new(uri => 'test:///default');
 
-  my $id = $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  my $id = $conn->domain_event_register_any(undef, $lifecycle, sub {
       my ($conn, $domain, $event, $detail) = @_;
       print $domain->get_name, ": event $event, detail $detail\n";
       $poe_kernel->post(main => 'done');
@@ -287,6 +291,33 @@ then, in a new session. The same goes for a signal that ends all sessions.
 An exception of a callback does not end a session, or the kernel. The session of this module catches it, and sends the
 signal C<DIE> to all sessions that watch for it:
 
+=begin test frame
+
+use strict;
+use warnings;
+use POE;
+use Sys::Virt::Event::POE -register;
+POE::Session->create(inline_states => {
+    _start => sub {
+        Sys::Virt::Event::add_timeout(1, sub {
+            Sys::Virt::Event::remove_timeout($_[0]);
+            die "bad luck\n";
+        });
+        $_[KERNEL]->state(failed => \&failed);
+        $_[KERNEL]->delay(end => 0.2);
+        start(@_);
+    },
+    end => sub { },
+});
+POE::Kernel->run;
+sub start {
+HERE
+}
+__END__
+/failed: bad luck\n/
+
+=end test
+
   $_[KERNEL]->sig(DIE => 'failed');
 
   sub failed {
@@ -340,6 +371,8 @@ the slowest.
 
 L<Test::Sys::Virt::EventImpl> has this class pass all of its cases but this, on POE's own loops, select(2) and
 L<IO::Poll>:
+
+=for test text
 
   closed_fd    a duplicate is watched, which does not show that the file
                descriptor was closed: select(2) fails for a closed one

@@ -208,6 +208,9 @@ Sys::Virt::Event::Poll - a small event loop for libvirt
 
 =head1 SYNOPSIS
 
+=for test program
+test: event 3, detail 0
+
   use strict;
   use warnings;
   use Sys::Virt;
@@ -217,7 +220,8 @@ Sys::Virt::Event::Poll - a small event loop for libvirt
   my $loop = Sys::Virt::Event::Poll->new->register;
   my $conn = Sys::Virt->new(uri => 'test:///default');
 
-  $conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+  my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE;
+  $conn->domain_event_register_any(undef, $lifecycle, sub {
       my ($conn, $domain, $event, $detail) = @_;
       print $domain->get_name, ": event $event, detail $detail\n";
       $loop->stop;

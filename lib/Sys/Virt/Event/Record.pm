@@ -15,7 +15,7 @@ use Time::HiRes ();
 my @CLASSES = (
     {
         name => 'domain', package => 'Sys::Virt::Domain', stem => 'domain_event',
-        identity => sub { my $id = $_[0]->get_id; ($_[0]->get_name, _uuid($_[0]), $id < 0 ? undef : $id) },
+        identity => \&_domain_identity,
     },
     {
         name => 'network', package => 'Sys::Virt::Network', stem => 'network_event',
@@ -35,7 +35,13 @@ my @CLASSES = (
     },
 );
 my %CLASS = map { $_->{name} => $_ } @CLASSES;
-my %STATES = map { $_->{name} => { package => $_->{package}, prefix => 'STATE' } } @CLASSES;
+my %STATE = map {
+    my $class = $_;
+    $class->{name} => {
+        class => $class->{name}, name => 'state', is_typed => 1, prefix => 'STATE',
+        map { $_ => $class->{$_} } qw(package identity),
+    };
+} @CLASSES;
 
 # The arguments of each event, by the name of its EVENT_ID constant: the name of each, and where its number stands for
 # something, the names of the constants; or code. LIFECYCLE is apart.
@@ -91,14 +97,15 @@ my $seq = 0;
 my (%names, %events);
 
 # libvirt writes a UUID in the time of all the rest: those of late are kept.
-sub _uuid {
-    my ($object) = @_;
-    state %known;
-    my $bytes = $object->get_uuid;
-    return $known{$bytes} // do {
-        %known = () if keys %known >= 1000;
-        $known{$bytes} = $object->get_uuid_string;
+sub _domain_identity {
+    my ($domain) = @_;
+    state %uuids;
+    my ($bytes, $id) = ($domain->get_uuid, $domain->get_id);
+    my $uuid = $uuids{$bytes} // do {
+        %uuids = () if keys %uuids >= 1000;
+        $uuids{$bytes} = $domain->get_uuid_string;
     };
+    return ($domain->get_name, $uuid, $id < 0 ? undef : $id);
 }
 
 sub classes { return map { $_->{name} } @CLASSES }
@@ -131,7 +138,7 @@ sub _event {
     my ($class, $id, $constant) = @_;
     return {
         class     => $class->{name}, id => $id, name => _word($constant =~ s/_\d+\z//r), package => $class->{package},
-        identity  => $class->{identity}, is_lifecycle => $constant eq 'LIFECYCLE', prefix => 'EVENT',
+        identity  => $class->{identity}, is_typed => $constant eq 'LIFECYCLE', prefix => 'EVENT',
         constant  => $constant,
         arguments => $ARGUMENTS{$constant} // [],
     };
@@ -141,31 +148,27 @@ sub _event {
 
 sub of_event {
     my ($event, $uri, $object, @arguments) = @_;
-    return _record($uri, @$event{qw(class name id)}, $event->{identity}->($object),
-        $event->{is_lifecycle} ? @{ _typed($event, @arguments) } : (args => _named($event, @arguments)));
+    my ($name, $uuid, $id) = $event->{identity}->($object);
+    # libvirt's texts are UTF-8.
+    utf8::decode($name) if defined $name;
+    return {
+        v => 1, time => _time(), seq => ++$seq, uri => $uri, class => $event->{class}, event => $event->{name},
+        event_id => $event->{id}, name => $name, uuid => $uuid, id => $id,
+        $event->{is_typed} ? (args => {}, @{ _typed($event, @arguments) }) : (args => _named($event, @arguments)),
+    };
 }
 
 # What an object is like, as its state and the reason, or, where the class has no such numbers, a word.
 sub of_state {
     my ($class, $uri, $object, $state, $reason) = @_;
-    return _record($uri, $class, 'state', undef, $CLASS{$class}{identity}->($object), $state =~ /\A\d+\z/
-        ? @{ _typed($STATES{$class}, $state, $reason) }
-        : (type => $state, detail => undef, type_code => undef, detail_code => undef));
+    return of_event($STATE{$class}, $uri, $object, $state, $reason);
 }
 
 sub of_connection {
     my ($uri, $event, %arguments) = @_;
-    return _record($uri, 'connection', $event, (undef) x 4, args => \%arguments);
-}
-
-sub _record {
-    my ($uri, $class, $event, $event_id, $name, $uuid, $id, @more) = @_;
-    # libvirt's texts are UTF-8.
-    utf8::decode($name) if defined $name;
-    return {
-        v => 1, time => _time(), seq => ++$seq, uri => $uri, class => $class, event => $event, event_id => $event_id,
-        name => $name, uuid => $uuid, id => $id, args => {}, @more,
-    };
+    my $record = of_event({ class => 'connection', name => $event, identity => sub { return } }, $uri);
+    $record->{args} = \%arguments;
+    return $record;
 }
 
 # EVENT_STOPPED has its details in EVENT_STOPPED_*, STATE_PAUSED in STATE_PAUSED_*; only domains have such.
@@ -173,10 +176,11 @@ sub _typed {
     my ($of, $type, $detail) = @_;
     return $of->{typed}{$type}{ $detail // '' } //= do {
         my ($package, $prefix) = @$of{qw(package prefix)};
-        my $name = _constants($package, qr/\A${prefix}_([A-Z]+)\z/)->{$type};
+        my $is_word = $type !~ /\A-?\d+\z/;
+        my $name = $is_word ? $type : _constants($package, qr/\A${prefix}_([A-Z]+)\z/)->{$type};
         my $more = defined $name && _constants($package, qr/\A${prefix}_\Q$name\E_(.+)\z/)->{ $detail // '' };
         my ($type_word, $detail_word) = map { $_ ? _word($_) : undef } $name, $more;
-        [type => $type_word, detail => $detail_word, type_code => $type, detail_code => $detail];
+        [type => $type_word, detail => $detail_word, type_code => $is_word ? undef : $type, detail_code => $detail];
     };
 }
 
@@ -295,29 +299,27 @@ sub _memory_failure_flags {
 sub json {
     my ($record) = @_;
     state $json = _coder();
-    my ($time, $number, $uri, $class, $event, $event_id, $name, $uuid, $id, $args)
-        = @$record{qw(time seq uri class event event_id name uuid id args)};
-    $event_id //= 'null';
-    $id       //= 'null';
-    $uuid = defined $uuid ? qq("$uuid") : 'null';
-    $_ = defined $_ ? _json_text($_) : 'null' for $name, $uri;
-    $args = %$args ? $json->encode($args) : '{}';
-    my $typed = '';
-    if (exists $record->{type}) {
-        my ($type, $detail, $type_code, $detail_code) = @$record{qw(type detail type_code detail_code)};
-        $type   = defined $type   ? qq("$type")   : 'null';
-        $detail = defined $detail ? qq("$detail") : 'null';
-        $type_code   //= 'null';
-        $detail_code //= 'null';
-        $typed = qq(,"type":$type,"detail":$detail,"type_code":$type_code,"detail_code":$detail_code);
-    }
-    return qq({"v":1,"time":"$time","seq":$number,"uri":$uri,"class":"$class","event":"$event","event_id":$event_id,)
-        . qq("name":$name,"uuid":$uuid,"id":$id$typed,"args":$args});
+    my $uuid = defined $record->{uuid} ? qq("$record->{uuid}") : 'null';
+    my $args = %{ $record->{args} } ? $json->encode($record->{args}) : '{}';
+    my $typed = exists $record->{type} ? _json_types($record) : '';
+    return qq({"v":1,"time":"$record->{time}","seq":$record->{seq},"uri":) . _json_text($record->{uri})
+        . qq(,"class":"$record->{class}","event":"$record->{event}","event_id":) . ($record->{event_id} // 'null')
+        . ',"name":' . _json_text($record->{name}) . qq(,"uuid":$uuid,"id":) . ($record->{id} // 'null')
+        . qq($typed,"args":$args});
+}
+
+sub _json_types {
+    my ($record) = @_;
+    my $type = defined $record->{type} ? qq("$record->{type}") : 'null';
+    my $detail = defined $record->{detail} ? qq("$record->{detail}") : 'null';
+    return qq(,"type":$type,"detail":$detail,"type_code":) . ($record->{type_code} // 'null')
+        . ',"detail_code":' . ($record->{detail_code} // 'null');
 }
 
 # They come again and again.
 sub _json_text {
     my ($text) = @_;
+    return 'null' if !defined $text;
     state $json = _coder();
     state $known = {};
     $known = {} if keys %$known >= 1000;
@@ -344,13 +346,20 @@ Sys::Virt::Event::Record - what an event of libvirt says, in names and words
 
 =head1 SYNOPSIS
 
+=for test program
+/\{"v":1,.*"class":"domain","event":"state",.*\}/
+/(?:\{"v":1,.*\}\n)+\{.*\}/
+
   use strict;
   use warnings;
   use Sys::Virt::Event::Poll -register;
   use Sys::Virt::Event::Connection;
 
-  my $conn = Sys::Virt::Event::Connection->new(uri => 'test:///default')->open;
-  print Sys::Virt::Event::Record::json($_), "\n" for $conn->snapshot;
+  my $uri  = 'test:///default';
+  my $conn = Sys::Virt::Event::Connection->new(uri => $uri)->open;
+  for my $record ($conn->snapshot) {
+      print Sys::Virt::Event::Record::json($record), "\n";
+  }
 
 =head1 DESCRIPTION
 
@@ -426,21 +435,27 @@ The numbers that these stand for. undef where there are none: the state of a net
 Where a word is named, its number is there, too, with C<_code> after the name. What is not listed has none. Of an
 event, or an argument, that is newer than this list, they are C<arg1>, C<arg2> and so on.
 
+=for test text
+
   domain/agent-lifecycle            state (word), reason (word)
   domain/balloon-change             actual (KiB)
-  domain/block-job                  dev (of BLOCK_JOB path), type (word), status (word)
-  domain/block-threshold            dev, path, threshold (bytes), excess (bytes)
+  domain/block-job                  dev (of BLOCK_JOB path), type (word),
+                                    status (word)
+  domain/block-threshold            dev, path, threshold (bytes),
+                                    excess (bytes)
   domain/device-added               alias
   domain/device-removal-failed      alias
   domain/device-removed             alias
   domain/disk-change                old, new, alias, reason (word)
-  domain/graphics                   phase (word), local, remote (each family (word), node, service), auth,
+  domain/graphics                   phase (word), local, remote (each
+                                    family (word), node, service), auth,
                                     ids (list of type, name)
   domain/io-error                   src, alias, action (word)
   domain/io-error-reason            src, alias, action (word), reason
   domain/job-completed              params
   domain/memory-device-size-change  alias, size (KiB)
-  domain/memory-failure             recipient (word), action (word), flags (list of words)
+  domain/memory-failure             recipient (word), action (word),
+                                    flags (list of words)
   domain/metadata-change            type (word), nsuri
   domain/migration-iteration        iteration
   domain/nic-mac-change             alias, old, new

@@ -178,13 +178,22 @@ Test::Sys::Virt::EventImpl - tells whether an event loop keeps libvirt's contrac
 
 =head1 SYNOPSIS
 
+=begin test frame
+
+HERE
+__END__
+/(?s:# Subtest: Poll: handle\n.*\nok 2 - Poll: timer.*\n1..2)/
+
+=end test
+
   use strict;
   use warnings;
   use Sys::Virt::Event::Poll;
   use Test::More;
   use Test::Sys::Virt::EventImpl;
 
-  eventimpl_ok(sub { Sys::Virt::Event::Poll->new }, name => 'Poll', suites => ['handle', 'timer']);
+  eventimpl_ok(sub { Sys::Virt::Event::Poll->new },
+      name => 'Poll', suites => ['handle', 'timer']);
   done_testing;
 
 =head1 DESCRIPTION
@@ -373,6 +382,8 @@ L<Sys::Virt::Event/WRITING A LOOP> was all that its author knew; it uses epoll. 
 
 Those that call or replace methods are skipped.
 
+=for test text
+
   errhup:    closed_fd closed_fd_once
   timer:     set_in_each_pass
   free:      free_not_starved
@@ -387,8 +398,11 @@ frees a watch whose callback is still on the stack.
 A class such as the tests of Sys::Virt have one: C<select>, numbers as keys, free functions called in C<remove_*>. It
 does not do what this distribution leaves to the loop:
 
+=for test text
+
   handle:    fd_reused_in_pass
-  errhup:    hangup_unasked error_unasked hangup_alone readable_and_hangup closed_fd closed_fd_once
+  errhup:    hangup_unasked error_unasked hangup_alone
+             readable_and_hangup closed_fd closed_fd_once
              closed_fd_spares_others
   order:     enabled_in_pass
   reentry:   nested_sleeps nothing_stale
@@ -396,30 +410,40 @@ does not do what this distribution leaves to the loop:
 
 =head2 The same loop on the module of Sys::Virt
 
+=for test text
+
   handle:    unknown_ids removed_twice fd_reused_in_pass
-  errhup:    hangup_unasked error_unasked hangup_alone readable_and_hangup closed_fd closed_fd_once
+  errhup:    hangup_unasked error_unasked hangup_alone
+             readable_and_hangup closed_fd closed_fd_once
              closed_fd_spares_others
   multi:     removes_its_like
   order:     removed_in_pass timer_removed_in_pass enabled_in_pass
-  free:      after_remove after_callback not_in_callbacks null_ff null_opaque
-  exception: last_in_callback add_dies no_key refused_to_perl any_key update_dies remove_dies
-             libvirt_goes_on signal_waits keeps_variables keeps_error spoiling_callback
+  free:      after_remove after_callback not_in_callbacks null_ff
+             null_opaque
+  exception: last_in_callback add_dies no_key refused_to_perl any_key
+             update_dies remove_dies libvirt_goes_on signal_waits
+             keeps_variables keeps_error spoiling_callback
   reentry:   no_early_free_in_c not_twice nested_sleeps nothing_stale
-  token:     forged mixed token_of_removed early_free own_id_and_fd no_mask code_is_copied
-  threads:   removed_asleep timer_removed_asleep calls_while_asleep calls_while_blocked
-             last_update_counts order_per_id many never_seen never_told refused_late
-             removed_while_running
-  register:  runs_unregistered runs_default_of_object default_after_object object_after_default
-             others_first method_missing busy_object_stays running_object_stays idle_object_replaced
+  token:     forged mixed token_of_removed early_free own_id_and_fd
+             no_mask code_is_copied
+  threads:   removed_asleep timer_removed_asleep calls_while_asleep
+             calls_while_blocked last_update_counts order_per_id many
+             never_seen never_told refused_late removed_while_running
+  register:  runs_unregistered runs_default_of_object
+             default_after_object object_after_default others_first
+             method_missing busy_object_stays running_object_stays
+             idle_object_replaced
   end:       removed_at_end other_thread_left
   fork:      child_is_woken wakes_kept_apart
   virt:      refused
-  remote:    methods_die signal error_survives nothing_left daemon_goes remote_connection_left
+  remote:    methods_die signal error_survives nothing_left daemon_goes
+             remote_connection_left
   embed:     vm_events vm_crash vm_rounds
 
 =head1 SEE ALSO
 
-L<Test::Sys::Virt::EventImpl::Cases>, L<virt-eventimpl>, L<Sys::Virt::Event/WRITING A LOOP>
+L<Test::Sys::Virt::EventImpl::Cases>, L<virt-eventimpl>, L<Sys::Virt::Event/WRITING A LOOP>,
+L<Sys::Virt::Event::Manual>
 
 =head1 AUTHOR AND LICENSE
 

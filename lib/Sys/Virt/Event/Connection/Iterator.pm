@@ -115,12 +115,17 @@ Sys::Virt::Event::Connection::Iterator - the events of a connection, one after a
 
 =head1 SYNOPSIS
 
+=for test program
+test: suspended
+test: resumed
+
   use strict;
   use warnings;
   use Sys::Virt::Event::Poll -register;
   use Sys::Virt::Event::Connection;
 
-  my $conn = Sys::Virt::Event::Connection->new(uri => 'test:///default');
+  my $uri  = 'test:///default';
+  my $conn = Sys::Virt::Event::Connection->new(uri => $uri);
   my $it = $conn->events('domain/lifecycle');
   my $domain = $conn->open->virt->get_domain_by_name('test');
   $domain->suspend;
@@ -130,7 +135,8 @@ Sys::Virt::Event::Connection::Iterator - the events of a connection, one after a
   $it->next($again = sub {
       my ($conn, $event, $domain) = @_;
       print "$event->{name}: $event->{type}\n";
-      $event->{type} eq 'resumed' ? Sys::Virt::Event::registered()->stop : $it->next($again);
+      return $it->next($again) if $event->{type} ne 'resumed';
+      Sys::Virt::Event::registered()->stop;
   });
   Sys::Virt::Event::registered()->run;
   undef $again;
