@@ -96,7 +96,7 @@ static SV *start(pTHX_ GSource *source, SV *context, GSourceFunc function, SV *c
     MAGIC *magic = sv_magicext(owner, NULL, PERL_MAGIC_ext, &source_vtbl, (char *)source, 0);
     magic->mg_flags |= MGf_DUP;
     call->code = newSVsv(code);
-    call->perl = aTHX;
+    call->perl = PERL_GET_THX;    /* aTHX is nothing in a perl without ithreads */
     call->thread = pthread_self();
     g_source_set_callback(source, function, call, free_call);
     g_source_attach(source, INT2PTR(GMainContext *, SvIV(SvRV(context))));

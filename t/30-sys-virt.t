@@ -4,6 +4,7 @@ use strict;
 use warnings;
 
 use lib 't/lib';
+use Config;
 use File::Copy qw(copy);
 use File::Path qw(make_path);
 use File::Temp;
@@ -233,45 +234,111 @@ EOT
     is($run->{stdout}, '', '... is an error');
 }
 
-# Each distribution can overwrite files of the other.
-my $changed = File::Temp->newdir;
-make_path("$changed/Sys/Virt");
+# Each distribution can overwrite files of the other. Ours are installed in one directory, with the shared object.
+my $lib = File::Temp->newdir;
+my ($ours) = grep { !ref && -e "$_/auto/Sys/Virt/Event/Event.$Config{dlext}" } @INC;
+copy_tree($_, $lib) for $ours, grep { !ref && -e "$_/Sys/Virt/Event/Identity.pm" } @INC;
+
+my $VERSION = text_of("$lib/Sys/Virt/Event.pm") =~ /^our \$VERSION = '([0-9._]+)'/m ? $1 : die 'There is no version';
+my %text_of_ours = map { $_ => text_of("$lib/Sys/Virt/$_.pm") } qw(Event EventImpl);
+# Sys::Virt has the second of them since 9.5.
+my %text_of_theirs = (
+    Event     => text_of(fresh_perl('require Sys::Virt::Event; print $INC{"Sys/Virt/Event.pm"}', installed => 1)->{stdout}),
+    EventImpl => "package Sys::Virt::EventImpl; use warnings; sub add_handle { die 'must provide add_handle' } 1;\n",
+);
+my @PARTS = map { "Sys::Virt::Event::$_" } qw(Loop Poll Connection Auto);
+push @PARTS, map { "Sys::Virt::Event::$_->[0]" } grep { eval "require $_->[1]" }
+    ['EV', 'EV'], ['AnyEvent', 'AnyEvent'], ['IOAsync', 'IO::Async'], ['Mojo', 'Mojolicious'], ['Glib', 'Glib'];
+
+# These files are Sys::Virt's now, and these modules say so, of the first of the files.
+for my $case (
+    [['Event'], 'Sys::Virt::EventImpl', @PARTS],
+    [['EventImpl'], 'Sys::Virt::Event', @PARTS],
+    [['Event', 'EventImpl'], @PARTS],
+) {
+    my ($files, @modules) = @$case;
+    write_text("$lib/Sys/Virt/$_.pm", $text_of_theirs{$_}) for @$files;
+    for my $module (@modules) {
+        dies_with("use $module;", [$lib], "$lib/Sys/Virt/$files->[0].pm is the file of Sys::Virt, installed over the one"
+            . " of Sys-Virt-Event $VERSION: install Sys-Virt-Event again", "$module with the @$files of Sys::Virt");
+    }
+    # The program may have that one already, as with use Sys::Virt::Event in its first line.
+    dies_with('use Sys::Virt; use Sys::Virt::Event; use Sys::Virt::Event::Poll;', [$lib],
+        "$lib/Sys/Virt/$files->[0].pm is the file of Sys::Virt, installed over the one of Sys-Virt-Event $VERSION:"
+        . ' install Sys-Virt-Event again', "... and both of them with the @$files");
+    write_text("$lib/Sys/Virt/$_.pm", $text_of_ours{$_}) for @$files;
+}
+runs('use Sys::Virt::Event::Poll; use Sys::Virt::Event::Connection; print "goes on"', 'goes on',
+    'installed again, it works', switches => ["-I$lib"]);
+
+# Sys::Virt's, in a directory of its own, that perl searches first.
+my $first = File::Temp->newdir;
+make_path("$first/Sys/Virt");
+for my $name (qw(Event EventImpl)) {
+    write_text("$first/Sys/Virt/$name.pm", $text_of_theirs{$name});
+    dies_with('use Sys::Virt::Event::Poll;', [$first, $lib], "$first/Sys/Virt/$name.pm is the file of Sys::Virt, and perl"
+        . " finds it before the one of Sys-Virt-Event $VERSION: put $lib before $first in \@INC (PERL5LIB, use lib)",
+        "the $name of Sys::Virt found first");
+    runs('use Sys::Virt::Event::Poll; print "goes on"', 'goes on', '... and second', switches => ["-I$lib", "-I$first"]);
+    unlink "$first/Sys/Virt/$name.pm" or die "Cannot unlink: $!";
+}
+# And ours is gone: Sys::Virt was removed, with its files of these names.
+for my $name (qw(Event EventImpl)) {
+    unlink "$lib/Sys/Virt/$name.pm" or die "Cannot unlink: $!";
+    write_text("$first/Sys/Virt/$name.pm", $text_of_theirs{$name});
+    dies_with('use Sys::Virt::Event::Poll;', [$lib, $first], "$first/Sys/Virt/$name.pm is the file of Sys::Virt, installed"
+        . " over the one of Sys-Virt-Event $VERSION: install Sys-Virt-Event again", "our $name is gone", bare => 1);
+    write_text("$lib/Sys/Virt/$name.pm", $text_of_ours{$name});
+    unlink "$first/Sys/Virt/$name.pm" or die "Cannot unlink: $!";
+}
+
+# Versions of ours that are mixed.
+write_text("$lib/Sys/Virt/EventImpl.pm", $text_of_ours{EventImpl} =~ s/^(our \$VERSION) = '[0-9._]+'/$1 = '99.5'/mr);
+dies_with('use Sys::Virt::Event;', [$lib], "$lib/Sys/Virt/EventImpl.pm is of Sys-Virt-Event 99.5, installed over the one"
+    . " of Sys-Virt-Event $VERSION: install Sys-Virt-Event again", 'an EventImpl of another version');
+write_text("$lib/Sys/Virt/EventImpl.pm", $text_of_ours{EventImpl});
+write_text("$lib/Sys/Virt/$_.pm", text_of("$lib/Sys/Virt/$_.pm") =~ s/^(our \$VERSION) = '[0-9._]+'/$1 = '99.5'/mr)
+    for qw(Event EventImpl Event/Identity);
 {
-    open my $in, '<', 'lib/Sys/Virt/Event.pm' or die "Cannot read lib/Sys/Virt/Event.pm: $!";
-    my $text = do { local $/; <$in> };
-    $text =~ s/^(our \$VERSION) = '[0-9._]+'/$1 = '99.5'/m or die 'There is no version in lib/Sys/Virt/Event.pm';
-    open my $out, '>', "$changed/Sys/Virt/Event.pm" or die "Cannot write: $!";
-    print $out $text;
-    close $out or die "Cannot write: $!";
-    my $run = fresh_perl('use Sys::Virt::Event; print "goes on"', switches => [ '-w', "-I$changed" ]);
+    my $run = fresh_perl('use Sys::Virt::Event; print "goes on"', switches => [ '-w', "-I$lib" ]);
     like($run->{stderr}, qr/object version [0-9.]+ does not match bootstrap parameter 99\.5/,
         'a shared object of another version');
-    like($run->{stderr}, qr{\Q$changed\E/Sys/Virt/Event\.pm and its shared object come from different},
+    like($run->{stderr}, qr{\Q$lib\E/Sys/Virt/Event\.pm and its shared object come from different},
         '... is explained');
     like($run->{stderr}, qr/install Sys-Virt-Event again/, '... with what to do');
     is($run->{stdout}, '', '... and the program does not go on');
 }
-{
-    my $installed = fresh_perl('require Sys::Virt::Event; print $INC{"Sys/Virt/Event.pm"}', installed => 1)->{stdout};
-    copy($installed, "$changed/Sys/Virt/Event.pm") or die "Cannot copy $installed: $!";
-    overwritten('Event.pm', map { "Sys::Virt::$_" } qw(EventImpl Event::Poll Event::Connection));
-    unlink "$changed/Sys/Virt/Event.pm" or die "Cannot unlink: $!";
 
-    # Sys::Virt has this one since 9.5.
-    open my $out, '>', "$changed/Sys/Virt/EventImpl.pm" or die "Cannot write: $!";
-    print $out "package Sys::Virt::EventImpl; use warnings; sub add_handle { die 'must provide add_handle' } 1;\n";
-    close $out or die "Cannot write: $!";
-    overwritten('EventImpl.pm', map { "Sys::Virt::$_" } qw(Event Event::Poll Event::Connection));
+done_testing;
+
+sub dies_with {
+    my ($code, $dirs, $message, $name, %opt) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my %from = $opt{bare} ? (installed => 1) : ();
+    my $run = fresh_perl("$code print 'goes on'", switches => [ '-w', map { "-I$_" } @$dirs ], %from);
+    like($run->{stderr}, qr{^\Q$message\E$}m, "$name: the message");
+    is($run->{stdout}, '', '... and the program does not go on');
 }
-sub overwritten {
-    my ($file, @modules) = @_;
-    for my $module (@modules) {
-        my $run = fresh_perl("use $module; print 'goes on'", switches => [ '-w', "-I$changed" ]);
-        my $file_of = "$changed/Sys/Virt/$file is the file of Sys::Virt, installed over the one of Sys-Virt-Event:";
-        like($run->{stderr}, qr{^\Q$file_of\E install Sys-Virt-Event again$}m,
-            "$module with the $file of Sys::Virt says so");
-        is($run->{stdout}, '', '... and the program does not go on');
+
+sub copy_tree {
+    my ($from, $to) = @_;
+    for my $entry (glob "$from/*") {
+        my $target = "$to/" . $entry =~ s{.*/}{}r;
+        next if -d $entry && !-d $target && !mkdir $target;
+        -d $entry ? copy_tree($entry, $target) : copy($entry, $target) || die "Cannot copy $entry: $!";
     }
 }
 
-done_testing;
+sub text_of {
+    my ($file) = @_;
+    open my $in, '<', $file or die "Cannot read $file: $!";
+    return do { local $/; <$in> };
+}
+
+sub write_text {
+    my ($file, $text) = @_;
+    unlink $file;
+    open my $out, '>', $file or die "Cannot write $file: $!";
+    print $out $text;
+    close $out or die "Cannot write $file: $!";
+}

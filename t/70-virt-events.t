@@ -4,14 +4,18 @@ use warnings;
 
 use File::Basename qw(dirname);
 use lib dirname(__FILE__) . '/lib';
+use Test::More;
+
+BEGIN {
+    plan skip_all => 'Sys::Virt is not installed (Debian: libsys-virt-perl)' if !eval { require Sys::Virt };
+    plan skip_all => 'IO::Pty is not installed (Debian: libio-pty-perl)' if !eval { require IO::Pty };
+}
+
 use File::Temp ();
-use IO::Pty ();
 use IO::Select;
 use JSON::PP ();
 use POSIX ();
-use Sys::Virt;
 use Sys::Virt::Event::Record;
-use Test::More;
 use Test::Sys::Virt::EventImpl::Daemon;
 use Time::HiRes qw(sleep time);
 use VirtTest qw(:DEFAULT patience);

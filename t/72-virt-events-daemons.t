@@ -6,12 +6,16 @@ use warnings;
 use File::Basename qw(dirname);
 use File::Spec;
 use lib dirname(__FILE__) . '/lib';
-use IO::Pty ();
+use Test::More;
+
+BEGIN {
+    plan skip_all => 'Sys::Virt is not installed (Debian: libsys-virt-perl)' if !eval { require Sys::Virt };
+    plan skip_all => 'IO::Pty is not installed (Debian: libio-pty-perl)' if !eval { require IO::Pty };
+}
+
 use IO::Select;
 use JSON::PP ();
 use POSIX ();
-use Sys::Virt;
-use Test::More;
 use Test::Sys::Virt::EventImpl::Daemon;
 use Test::Sys::Virt::EventImpl::Util qw(now);
 use VirtTest qw(:DEFAULT patience);

@@ -10,7 +10,7 @@ use Carp qw(croak);
 use Exporter qw(import);
 use File::Spec;
 use IO::Select;
-use List::Util qw(sum0);
+use List::Util qw(sum);
 use POSIX ();
 use Test::Sys::Virt::EventImpl::Companion ();
 use Test::Sys::Virt::EventImpl::Util;
@@ -57,7 +57,7 @@ sub run_once {
     return $loop->run_until(sub { _dispatched() != $before }, $seconds);
 }
 
-sub _dispatched { return sum0(map { $_->{dispatched} } Sys::Virt::Event::watches()) }
+sub _dispatched { return sum(0, map { $_->{dispatched} } Sys::Virt::Event::watches()) }
 
 sub warnings_of(&) {
     my ($code) = @_;

@@ -6,6 +6,7 @@ use warnings;
 our $VERSION = '0.001';
 
 use Exporter 'import';
+use Sys::Virt::Event::Identity ();
 use XSLoader;
 
 # The shared object appends the constants.
@@ -25,9 +26,7 @@ our @ISA = ('Sys::Virt::EventImpl');
     eval { require Sys::Virt; 1 } or $@ =~ m{\ACan't locate Sys/Virt\.pm in } or die $@;
 }
 require Sys::Virt::EventImpl;
-defined $Sys::Virt::EventImpl::VERSION
-    or die "$INC{'Sys/Virt/EventImpl.pm'} is the file of Sys::Virt, installed over the one of"
-    . " Sys-Virt-Event: install Sys-Virt-Event again\n";
+Sys::Virt::Event::Identity::check('Sys::Virt::EventImpl');
 {
     local ($@, $SIG{__DIE__});
     local $^W = 0;

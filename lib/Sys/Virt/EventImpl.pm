@@ -5,11 +5,8 @@ use warnings;
 our $VERSION = '0.001';
 
 require Sys::Virt::Event;    # its shared object has the methods
-
-# Both distributions have a file of that name.
-defined $Sys::Virt::Event::VERSION
-    or die "$INC{'Sys/Virt/Event.pm'} is the file of Sys::Virt, installed over the one of"
-    . " Sys-Virt-Event: install Sys-Virt-Event again\n";
+require Sys::Virt::Event::Identity;
+Sys::Virt::Event::Identity::check('Sys::Virt::Event');
 
 1;
 

@@ -9,7 +9,7 @@ use Exporter 'import';
 use Test::More;
 use VirtTest;
 
-our @EXPORT = qw(prints registers_itself leaves_flags);
+our @EXPORT = qw(prints registers_itself leaves_flags ticks_then_tells);
 
 my $PRELUDE = <<'PERL';
 use strict;
@@ -45,6 +45,22 @@ print "same\\n" if registered() == \$loop;
 eval { $class->import('-regster') };
 print \$@ =~ /(there is no option \\S+)/, "\\n";
 PERL
+}
+
+# What an example with a timer has printed: each tick does something, of which an event tells later. On a busy machine
+# the next tick may be first.
+sub ticks_then_tells {
+    my ($stdout, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my ($ticks, $early, @told) = (0, 0);
+    for my $line (split /^/, $stdout) {
+        if ($line eq "tick\n") { $ticks++; next }
+        push @told, $line;
+        $early++ if @told > $ticks;
+    }
+    is join('', "$ticks ticks, $early early\n", @told),
+        join('', "4 ticks, 0 early\n", map { "test: event $_\n" } 3, 4, 3, 4), $name;
+    return;
 }
 
 # libvirt's file descriptors keep their flags, and stay open.

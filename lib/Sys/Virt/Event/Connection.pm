@@ -13,11 +13,10 @@ use overload ();
 use POSIX ();
 use Scalar::Util ();
 use Sys::Virt ();
-use Sys::Virt::Event ();
+use Sys::Virt::Event::Identity;
 use Sys::Virt::Event::Connection::Iterator ();
 use Sys::Virt::Event::Connection::Probe ();
 use Sys::Virt::Event::Record ();
-use Sys::Virt::EventImpl ();    # it knows if Sys::Virt::Event is the module of another distribution
 use Time::HiRes ();
 
 # libvirt's ids end here.

@@ -9,8 +9,7 @@ use Carp ();
 use List::Util ();
 use Scalar::Util ();
 use Symbol ();
-use Sys::Virt::Event ();
-use Sys::Virt::EventImpl ();
+use Sys::Virt::Event::Identity;
 use Time::HiRes ();
 
 our @ISA = ('Sys::Virt::EventImpl');

@@ -5,7 +5,6 @@ use warnings;
 
 our $VERSION = '0.001';
 
-use List::Util ();
 use Sys::Virt::Event::Record ();
 
 # Which records are to be shown: by class, event, type, and the names of objects. A word that stands for nothing is an
@@ -58,9 +57,13 @@ sub _check {
     return;
 }
 
-sub _is_in { my ($word, @words) = @_; return List::Util::any { $_ eq $word } @words }
+sub _is_in { my ($word, @words) = @_; return scalar grep { $_ eq $word } @words }
 
-sub _event_names { return List::Util::uniq(map { $_->{name} } Sys::Virt::Event::Record::events_of($_[0])) }
+sub _event_names {
+    my ($class) = @_;
+    my %seen;
+    return grep { !$seen{$_}++ } map { $_->{name} } Sys::Virt::Event::Record::events_of($class);
+}
 
 sub _event_words { my ($class) = @_; return map { ($_, "$class/$_") } _event_names($class) }
 
@@ -107,7 +110,7 @@ sub of_connections {
 
 sub _is_out {
     my ($self, $class, $event) = @_;
-    return List::Util::any { _is_in($_, @{ $self->{not} }) } $class, $event, "$class/$event";
+    return scalar grep { _is_in($_, @{ $self->{not} }) } $class, $event, "$class/$event";
 }
 
 1;
