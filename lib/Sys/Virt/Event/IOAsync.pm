@@ -19,6 +19,7 @@ sub _wants_handles { 1 }
 sub _find_loop {
     my ($self, $loop) = @_;
     require IO::Async::Loop;
+    require IO::Handle;    # not every loop loads it
     return $loop // IO::Async::Loop->new;
 }
 
