@@ -33,6 +33,14 @@ PERL
 
 registers_itself('Sys::Virt::Event::IOAsync');
 
+my $run = fresh_perl(<<'PERL', env => { IO_ASYNC_LOOP => 'Select' });
+use Sys::Virt::Event;
+use Sys::Virt::Event::IOAsync -register;
+Sys::Virt::Event::add_handle(0, 1, sub { });
+print exists $INC{'IO/Poll.pm'} ? "it is loaded by others\n" : "watched\n";
+PERL
+is "$run->{stdout}$run->{stderr}", "watched\n", 'IO::Handle need not be loaded';
+
 prints 'exceptions of new', <<'PERL', <<'EXPECTED';
 use Sys::Virt::Event::IOAsync;
 sub try { my ($code) = @_; print exception_of(\&$code) // "none\n" }
