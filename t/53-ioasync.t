@@ -128,7 +128,8 @@ for my $loop (qw(Select Poll Epoll)) {
 SKIP: {
     skip 'IO::Async::Loop::Glib is not installed', 2
         if VirtTest::Adapters::missing_modules({ modules => ['IO::Async::Loop::Glib'] });
-    prints 'with the loop on GLib, they reach the handlers of Glib', <<'PERL', "handle 1\nhandle 2\ntimer 1\n",
+    my $told = "handle 1\nhandle 2\ntimer 1\nSys::Virt::Event::Glib\n";
+    prints 'with the loop on GLib, they reach the handlers of Glib, since its class does the work', <<'PERL', $told,
 use IO::Async::Loop;
 use Sys::Virt::Event::IOAsync -register;
 my $main = IO::Async::Loop->new;
@@ -142,6 +143,7 @@ remove_handle($handle);
 $count = 0;
 add_timeout(1, sub { $main->stop if ++$count == 2; die "timer $count\n" if $count < 2 });
 $main->run;
+print ref registered(), "\n";
 PERL
         env => { IO_ASYNC_LOOP => 'Glib' };
 }

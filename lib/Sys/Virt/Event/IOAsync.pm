@@ -5,7 +5,6 @@ use warnings;
 
 our $VERSION = '0.001';
 
-use Scalar::Util ();
 use Sys::Virt::Event::Loop ();
 
 our @ISA = ('Sys::Virt::Event::Loop');
@@ -20,7 +19,9 @@ sub _find_loop {
     my ($self, $loop) = @_;
     require IO::Async::Loop;
     require IO::Handle;    # not every loop loads it
-    return $loop // IO::Async::Loop->new;
+    $loop //= IO::Async::Loop->new;
+    # That loop runs GLib's default context.
+    return $loop->isa('IO::Async::Loop::Glib') ? $self->_work_as(__PACKAGE__, 'Sys::Virt::Event::Glib') : $loop;
 }
 
 # In a child that loop has an epoll set of its own, and up to 0.22 nothing in it: it goes by what it has noted.
@@ -37,9 +38,8 @@ sub _mend_loop {
 sub _watch {
     my ($self, $file, $read, $write, $code) = @_;
     my $handle = bless $file, 'Sys::Virt::Event::IOAsync::Handle';
-    my $ready  = $self->{loop}->isa('IO::Async::Loop::Glib') ? $self->_renewing($handle, $read, $write, $code) : $code;
     $self->{loop}->watch_io(
-        handle => $handle, $read ? (on_read_ready => $ready) : (), $write ? (on_write_ready => $ready) : (),
+        handle => $handle, $read ? (on_read_ready => $code) : (), $write ? (on_write_ready => $code) : (),
     );
     return $handle;
 }
@@ -48,18 +48,6 @@ sub _unwatch {
     my ($self, $handle) = @_;
     $self->{loop}->unwatch_io(handle => $handle, on_read_ready => 1, on_write_ready => 1);
     return;
-}
-
-# GLib does not call a source in a nested run that is being called, and forgets it if that dies: another takes its
-# place.
-sub _renewing {
-    my ($self, $handle, $read, $write, $code) = @_;
-    Scalar::Util::weaken($self);
-    return Sys::Virt::Event::_held(sub {
-        $self->_unwatch($handle);
-        $self->_watch($handle, $read, $write, $code);
-        $code->();
-    });
 }
 
 # Not watch_idle for the next iteration: when one of those dies the loop forgets the others of the same iteration. Fired
@@ -120,6 +108,10 @@ Sys::Virt::Event::IOAsync - libvirt's events in IO::Async's loop
 Lets libvirt watch its file descriptors and timers in a loop of L<IO::Async>, of any class: tried are Select, Poll,
 Epoll and Glib. Signals, threads and forks are as described in L<Sys::Virt::Event>.
 
+Where the loop is L<IO::Async::Loop::Glib>, the object becomes one of L<Sys::Virt::Event::Glib>, since both run GLib's
+default context. Its manual holds from then on. An object of a subclass becomes one of a subclass of both, and keeps
+the methods that it has.
+
 The object is no notifier: there is nothing to add to the loop. IO::Async is loaded, and its loop made, when libvirt
 asks for the first watch, if the program has not done so by then.
 
@@ -153,7 +145,7 @@ it.
 
 =head2 loop()
 
-Returns the IO::Async::Loop.
+Returns the IO::Async::Loop; on GLib it is the Glib::MainContext.
 
 =head2 run_for($seconds)
 
@@ -178,9 +170,6 @@ C<< $loop->run >> runs until it is told to stop, whether there is something to w
 An exception of a callback leaves C<< $loop->run >>, as that of any callback does, or C<run_for> or C<run_until>. The
 handle or timer stays, nothing that the program has put off by C<< $loop->later >> is lost, and the loop can be run
 again.
-
-IO::Async::Loop::Glib differs: there the exception goes to the handlers of C<< Glib->install_exception_handler >>, and
-is a warning if there are none.
 
 If one wake finds several handles on one file descriptor whose callbacks die, the first exception is thrown, and the
 others are warnings.

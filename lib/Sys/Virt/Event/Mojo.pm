@@ -21,24 +21,8 @@ sub _find_loop {
     my ($self, $reactor) = @_;
     require Mojo::IOLoop;
     $reactor //= Mojo::IOLoop->singleton->reactor;
-    return $reactor if !$reactor->isa('Mojo::Reactor::EV');
-    require Sys::Virt::Event::EV;
-    bless $self, _class_on_ev(ref $self);
-    return $self->_find_loop;
-}
-
-# That reactor runs EV's default loop, for which there is a class already. A subclass of this one keeps its methods, but
-# for those that an adapter has.
-sub _class_on_ev {
-    my ($class) = @_;
-    return 'Sys::Virt::Event::EV' if $class eq __PACKAGE__;
-    my $on_ev = $class . '::OnEV';
-    no strict 'refs';
-    @{"${on_ev}::ISA"} = ($class, 'Sys::Virt::Event::EV');
-    *{"${on_ev}::$_"} = Sys::Virt::Event::EV->can($_)
-        for qw(loop _wants_handles _ends_by_itself _watches_hold _find_loop _mend_loop _watch _unwatch _timer _cancel
-            _iterate);
-    return $on_ev;
+    # That reactor runs EV's default loop.
+    return $reactor->isa('Mojo::Reactor::EV') ? $self->_work_as(__PACKAGE__, 'Sys::Virt::Event::EV') : $reactor;
 }
 
 # A signal does not end a pass of the reactor, so stop in a handler of %SIG would wait for something to happen.
