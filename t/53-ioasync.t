@@ -201,6 +201,31 @@ $main->run;
 print "done\n";
 PERL
 
+# Poll's own goes on waiting.
+for my $loop (qw(Select Poll Epoll Glib)) {
+    SKIP: {
+        skip "IO::Async::Loop::$loop is not installed", 2
+            if VirtTest::Adapters::missing_modules({ modules => ["IO::Async::Loop::$loop"] });
+        prints "stop in a handler of %SIG ends run_until, $loop", <<'PERL', "stopped\n0 fds more\n", env => { IO_ASYNC_LOOP => $loop };
+use Sys::Virt::Event::IOAsync -register;
+use Time::HiRes ();
+my $loop = registered();
+add_timeout(-1, sub {});
+$loop->run_for(0.001);
+my $before = () = open_fds();
+for (1 .. 3) {
+    local $SIG{ALRM} = sub { $loop->stop };
+    Time::HiRes::alarm(0.05);
+    $loop->run_until(sub { 0 }, 20) and die;
+}
+print "stopped\n";
+$loop->run_for(0.001);
+my $after = () = open_fds();
+print $after - $before, " fds more\n";
+PERL
+    }
+}
+
 prints "libvirt's timers leave files and timers of the program their turn", <<'PERL', "1 1\n";
 use IO::Async::Loop;
 use Sys::Virt::Event::IOAsync -register;

@@ -5,6 +5,7 @@ use warnings;
 
 our $VERSION = '0.001';
 
+use File::Spec ();
 use Sys::Virt::Event::Loop ();
 
 our @ISA = ('Sys::Virt::Event::Loop');
@@ -65,6 +66,18 @@ sub _cancel {
 }
 
 sub _iterate { $_[0]{loop}->loop_once; return 1 }
+
+# After a signal that of Poll goes on waiting, for what is watched by then. So stop in a handler of %SIG has it watch what
+# is always ready.
+sub stop {
+    my ($self) = @_;
+    my $loop = $self->{loop};
+    if (!$self->{stopped} && $loop && $loop->isa('IO::Async::Loop::Poll') && open my $null, '>', File::Spec->devnull) {
+        my @watch = (handle => $null, 'on_write_ready');
+        $loop->watch_io(@watch => sub { $loop->unwatch_io(@watch => 1) });
+    }
+    return $self->SUPER::stop;
+}
 
 package    # of this file alone
     Sys::Virt::Event::IOAsync::Handle;
