@@ -101,7 +101,14 @@ sub _on_soon {
 
 sub _cancel { delete $_[1]{code} if ref $_[1] eq 'HASH' }
 
-sub _iterate { AnyEvent->_poll; return 1 }
+# Event runs handlers in %SIG amid its own C code, and may crash where one dies there. They wait for the end of the
+# iteration, or for Perl code in it.
+sub _iterate {
+    my ($self) = @_;
+    $self->{iterate} ||= Sys::Virt::Event::_held(AnyEvent->can('_poll'), 1);
+    $self->{iterate}->();
+    return 1;
+}
 
 1;
 
