@@ -11,7 +11,10 @@ use VirtTest::Adapters;
 for my $adapter (adapters(all => 1)) {
     my @missing = missing_modules($adapter);
     is "@missing", '', "$adapter->{name}: nothing is missing" or next;
-    eventimpl_ok(VirtTest::Adapters::maker($adapter), name => $adapter->{name}, skip => $adapter->{skip} || {});
+    eventimpl_ok(
+        VirtTest::Adapters::maker($adapter),
+        name => $adapter->{name}, skip => VirtTest::Adapters::skips_of($adapter)
+    );
 }
 
 done_testing;

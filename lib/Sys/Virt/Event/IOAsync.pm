@@ -193,15 +193,7 @@ A callback may run the loop. Its own handle or timer is passed over meanwhile, a
 
 =head1 SIGNALS
 
-A handler in C<%SIG> runs at once. But IO::Async::Loop::Poll goes on waiting afterwards, so its own C<stop>, that of
-this class and what C<run_until> asks for make no difference before something happens. And the loop is written in Perl:
-what it is at work on may be lost when a handler dies in the midst of it. Use C<< $loop->watch_signal >>.
-
-IO::Async has SIGPIPE ignored, unless the program has a handler.
-
-=head1 TIMERS
-
-A timer of 0 ms that a callback of a handle sets is due in the same pass of the loop, which turns to its timers last.
+A handler in C<%SIG> runs at once, and may call C<stop>. The loop's own C<stop> is for C<< $loop->watch_signal >>.
 
 =head1 THE CLOCK
 
@@ -223,18 +215,34 @@ switches its watch off and on with each call to a server; the loop is not told b
 it costs nothing. When a file descriptor is ready, there is one poll(2) beyond the loop's own. Timers cost no system
 call.
 
-=head1 THE KIT
+=head1 LIMITS
 
-Of L<Test::Sys::Virt::EventImpl> it passes all cases but one:
+What has an underscore in its name is a case of the kit, L<Test::Sys::Virt::EventImpl>. All others are passed. On Glib
+there are those of L<Sys::Virt::Event::Glib>, too.
 
-=over 4
-
-=item closed_fd
-
-It is not told when libvirt's file descriptor was closed before its watch was removed. The loop watches a duplicate,
-which stays open. No other watch suffers from it.
-
-=back
+  what                  on             reason
+  --------------------  -------------  -------------------------------------
+  closed_fd             Select, Poll,  the loop watches a duplicate of the
+                        Epoll          file descriptor, which stays open
+                                       when that is closed; no other watch
+                                       suffers from it
+  sleep after a signal  Poll           the loop goes on waiting after a
+                                       handler in %SIG has run, so run_until
+                                       does not ask its code before
+                                       something happens
+  handlers that die     Select, Poll,  the loop is written in Perl: what it
+                        Epoll          is at work on may be lost when a
+                                       handler in %SIG dies in the midst of
+                                       it
+  timers of 0 ms        Select, Poll,  one that a callback of a handle sets
+                        Epoll          is due in the same pass: the loop
+                                       turns to its timers last
+  children without fds  Epoll          the epoll set of a child takes a file
+                                       descriptor: a child that can have
+                                       none watches nothing, and is warned
+  SIGPIPE               all            IO::Async has it ignored, unless the
+                                       program has a handler, so it ends no
+                                       program
 
 =head1 SEE ALSO
 
