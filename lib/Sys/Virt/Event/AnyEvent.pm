@@ -278,32 +278,33 @@ What has an underscore in its name is a case of the kit, L<Test::Sys::Virt::Even
 loops with a class of their own are limits of that class, which may have more.
 
   what                  on            reason
-  --------------------  ------------  --------------------------------------
-  closed_fd             Perl, Event,  a duplicate of the file descriptor is
-                        IOAsync, POE  watched, which stays open when that is
-                                      closed; no other watch suffers from it
+  --------------------  ------------  -----------------------------------
+  closed_fd             Perl, Event,  a duplicate of the file descriptor
+                        IOAsync, POE  is watched, which stays open when
+                                      that is closed; no other watch
+                                      suffers from it
   order_per_id          EV            C serves in place of the object, so
-  refused_late                        methods that a program replaces in a
-  methods_die                         class later are not called
+  refused_late                        methods that a program replaces in
+  methods_die                         a class later are not called
   error_survives
   replaced methods
-  handlers that die     Perl, Event,  the loop is written in Perl, of Event
-                        IOAsync, POE  what it loads late: what it is at work
-                                      on may be lost when a handler in %SIG
-                                      dies in the midst of it, a timer that
-                                      is due, say
+  handlers that die     Perl, Event,  the loop is written in Perl, of
+                        IOAsync, POE  Event what it loads late: what it
+                                      is at work on may be lost when a
+                                      handler in %SIG dies in the midst
+                                      of it, a timer that is due, say
   many passes           Event, POE    the loop polls on for the last
                                       millisecond before a timer is due
-  timers of 0 ms        IOAsync       one that a callback of a handle sets
-                                      is due in the same pass: the loop
-                                      turns to its timers last
-  children without fds  IOAsync       with IO::Async::Loop::Epoll: the epoll
-                                      set of a child takes a file
-                                      descriptor: a child that can have none
-                                      watches nothing, and is warned
-  SIGPIPE               all           AnyEvent has it do nothing, unless the
-                                      program has a handler or ignores it,
-                                      so it ends no program
+  timers of 0 ms        IOAsync       one that a callback of a handle
+                                      sets is due in the same pass: the
+                                      loop turns to its timers last
+  children without fds  IOAsync       with IO::Async::Loop::Epoll: the
+                                      epoll set of a child takes a file
+                                      descriptor: a child that can have
+                                      none watches nothing, and is warned
+  SIGPIPE               all           AnyEvent has it do nothing, unless
+                                      the program has a handler or
+                                      ignores it, so it ends no program
 
 =head1 SEE ALSO
 

@@ -183,20 +183,20 @@ different. A file descriptor that is ready costs one poll(2), which finds out fo
 What has an underscore in its name is a case of the kit, L<Test::Sys::Virt::EventImpl>. All others are passed.
 
   what               on      reason
-  -----------------  ------  -----------------------------------------------
-  closed_fd          epoll   the kernel drops a closed file descriptor from
-  forgotten streams          an epoll set without a word, so its handle is
-                             not told of an error; nor is that of a stream
-                             which has ended, and whose callback was left in
-                             place
+  -----------------  ------  --------------------------------------------
+  closed_fd          epoll   the kernel drops a closed file descriptor
+  forgotten streams          from an epoll set without a word, so its
+                             handle is not told of an error; nor is that
+                             of a stream which has ended, and whose
+                             callback was left in place
   order_per_id       from C  C serves in place of the object, so methods
   refused_late               that a program replaces in a class later are
   methods_die                not called
   error_survives
   replaced methods
-  EV::run            all     a handler in %SIG runs when the next watcher of
-                             Perl's is called, which may be long after the
-                             signal
+  EV::run            all     a handler in %SIG runs when the next watcher
+                             of Perl's is called, which may be long after
+                             the signal
 
 Other cases that look at what the methods of the object do make a subclass of it first, which is served in Perl.
 

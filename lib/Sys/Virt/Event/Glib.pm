@@ -231,14 +231,14 @@ it is due.
 Every case of the kit, L<Test::Sys::Virt::EventImpl>, is passed.
 
   what           on               reason
-  -------------  ---------------  ------------------------------------------
+  -------------  ---------------  ---------------------------------------
   MainLoop->run  default context  a handler in %SIG that dies jumps over
                                   GLib's C code: run ends with its
-                                  exception, but from then on handlers wait
-                                  until some Perl code is called, and GLib
-                                  may abort in a nested run
-  MainLoop->run  another context  handlers in %SIG wait until some Perl code
-                                  is called
+                                  exception, but from then on handlers
+                                  wait until some Perl code is called,
+                                  and GLib may abort in a nested run
+  MainLoop->run  another context  handlers in %SIG wait until some Perl
+                                  code is called
 
 =head1 SEE ALSO
 

@@ -221,28 +221,29 @@ What has an underscore in its name is a case of the kit, L<Test::Sys::Virt::Even
 there are those of L<Sys::Virt::Event::Glib>, too.
 
   what                  on             reason
-  --------------------  -------------  -------------------------------------
-  closed_fd             Select, Poll,  the loop watches a duplicate of the
-                        Epoll          file descriptor, which stays open
-                                       when that is closed; no other watch
-                                       suffers from it
+  --------------------  -------------  ----------------------------------
+  closed_fd             Select, Poll,  the loop watches a duplicate of
+                        Epoll          the file descriptor, which stays
+                                       open when that is closed; no other
+                                       watch suffers from it
   sleep after a signal  Poll           the loop goes on waiting after a
-                                       handler in %SIG has run, so run_until
-                                       does not ask its code before
-                                       something happens
-  handlers that die     Select, Poll,  the loop is written in Perl: what it
-                        Epoll          is at work on may be lost when a
-                                       handler in %SIG dies in the midst of
-                                       it
-  timers of 0 ms        Select, Poll,  one that a callback of a handle sets
-                        Epoll          is due in the same pass: the loop
-                                       turns to its timers last
-  children without fds  Epoll          the epoll set of a child takes a file
-                                       descriptor: a child that can have
-                                       none watches nothing, and is warned
-  SIGPIPE               all            IO::Async has it ignored, unless the
-                                       program has a handler, so it ends no
-                                       program
+                                       handler in %SIG has run, so
+                                       run_until does not ask its code
+                                       before something happens
+  handlers that die     Select, Poll,  the loop is written in Perl: what
+                        Epoll          it is at work on may be lost when
+                                       a handler in %SIG dies in the
+                                       midst of it
+  timers of 0 ms        Select, Poll,  one that a callback of a handle
+                        Epoll          sets is due in the same pass: the
+                                       loop turns to its timers last
+  children without fds  Epoll          the epoll set of a child takes a
+                                       file descriptor: a child that can
+                                       have none watches nothing, and is
+                                       warned
+  SIGPIPE               all            IO::Async has it ignored, unless
+                                       the program has a handler, so it
+                                       ends no program
 
 =head1 SEE ALSO
 

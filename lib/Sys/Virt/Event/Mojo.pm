@@ -264,29 +264,29 @@ What has an underscore in its name is a case of the kit, L<Test::Sys::Virt::Even
 EV are limits of L<Sys::Virt::Event::EV>, which has more.
 
   what                  on    reason
-  --------------------  ----  ----------------------------------------------
+  --------------------  ----  -------------------------------------------
   closed_fd             EV    with EV's epoll: the kernel drops a closed
   forgotten streams           file descriptor from an epoll set without a
-                              word, so its handle is not told of an error;
-                              nor is that of a stream which has ended, and
-                              whose callback was left in place
+                              word, so its handle is not told of an
+                              error; nor is that of a stream which has
+                              ended, and whose callback was left in place
   order_per_id          EV    C serves in place of the object, so methods
-  refused_late                that a program replaces in a class later are
-  methods_die                 not called
+  refused_late                that a program replaces in a class later
+  methods_die                 are not called
   error_survives
   replaced methods
-  sleep after a signal  Poll  the reactor goes on waiting after a handler in
-                              %SIG has run, so run_until does not ask its
-                              code before something happens
-  handlers that die     Poll  the reactor is written in Perl: what it is at
-                              work on may be lost when a handler in %SIG
-                              dies in the midst of it; libvirt's timers are
-                              then set anew
-  timers of 0 ms        Poll  one that a callback of a handle sets is due in
-                              the same tick: the reactor turns to its timers
-                              last
-  SIGPIPE               all   Mojo::IOLoop has it ignored when it is loaded,
-                              so it ends no program
+  sleep after a signal  Poll  the reactor goes on waiting after a handler
+                              in %SIG has run, so run_until does not ask
+                              its code before something happens
+  handlers that die     Poll  the reactor is written in Perl: what it is
+                              at work on may be lost when a handler in
+                              %SIG dies in the midst of it; libvirt's
+                              timers are then set anew
+  timers of 0 ms        Poll  one that a callback of a handle sets is due
+                              in the same tick: the reactor turns to its
+                              timers last
+  SIGPIPE               all   Mojo::IOLoop has it ignored when it is
+                              loaded, so it ends no program
 
 =head1 SEE ALSO
 

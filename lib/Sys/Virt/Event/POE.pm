@@ -339,17 +339,17 @@ the slowest.
 What has an underscore in its name is a case of the kit, L<Test::Sys::Virt::EventImpl>. All others are passed.
 
   what               on   reason
-  -----------------  ---  --------------------------------------------------
-  closed_fd          all  a duplicate is watched, since select(2) fails for
-                          all when one file descriptor was closed; it does
-                          not show that
-  handlers that die  all  the kernel is written in Perl: what it is at work
-                          on may be lost when a handler in %SIG dies in the
-                          midst of it
+  -----------------  ---  -----------------------------------------------
+  closed_fd          all  a duplicate is watched, since select(2) fails
+                          for all when one file descriptor was closed; it
+                          does not show that
+  handlers that die  all  the kernel is written in Perl: what it is at
+                          work on may be lost when a handler in %SIG dies
+                          in the midst of it
   many passes        all  POE polls on for the last millisecond before a
                           timer is due
-  SIGPIPE            all  POE has it ignored when it is loaded, so it ends
-                          no program
+  SIGPIPE            all  POE has it ignored when it is loaded, so it
+                          ends no program
 
 =head1 SEE ALSO
 
