@@ -253,8 +253,8 @@ A callback may run the loop. Its own handle or timer is passed over meanwhile, a
 
 =head1 SIGNALS
 
-AnyEvent's own loop runs handlers in C<%SIG> at once, and C<run_until> then asks its code. C<< AnyEvent->signal >> is
-the better way. For other loops see their manuals.
+A handler in C<%SIG> runs at once, and may call C<stop>; C<run_until> then asks its code. C<< AnyEvent->signal >> is the
+better way, above all in C<recv> with Event, which may crash where a handler dies. For other loops see their manuals.
 
 =head1 FORK
 
