@@ -168,6 +168,25 @@ syswrite $theirs, '.';
 $loop->run_until(sub { $is_told }, 10);
 PERL
 
+# What the manual warns of; should it change, so should that.
+prints "EV::run: a handler in %SIG waits for a watcher of Perl's", <<'PERL', "waited\n";
+use EV;
+$class->new->register;
+my $id = add_timeout(-1, sub { });
+my ($due, $handled) = (now() + 0.5);
+local $SIG{USR1} = sub { $handled //= now() };
+my $test = $$;
+defined(my $pid = fork) or die "Cannot fork: $!";
+if (!$pid) {
+    pause(0.1);
+    kill USR1 => $test;
+    POSIX::_exit(0);
+}
+my $timer = stop_after(0.5);
+EV::run;
+print $handled >= $due - 0.1 ? "waited\n" : "at once\n";
+PERL
+
 prints 'stop ends run_for, not the loop of the program', <<'PERL', "stopped\ngoes on\n";
 use EV;
 my $loop = $class->new->register;

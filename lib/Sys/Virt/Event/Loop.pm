@@ -110,6 +110,26 @@ sub loop {
     return $self->{loop};
 }
 
+# For a host that runs on a loop which has an adapter already: the object becomes one of that class. One of a subclass of
+# $class keeps its methods, but for those that an adapter has.
+sub _work_as {
+    my ($self, $class, $adapter) = @_;
+    require $adapter =~ s{::}{/}gr . '.pm';
+    bless $self, ref $self eq $class ? $adapter : _merged(ref $self, $adapter);
+    return $self->_find_loop;
+}
+
+sub _merged {
+    my ($class, $adapter) = @_;
+    my $merged = $class . '::On' . $adapter =~ s/.*:://r;
+    no strict 'refs';
+    @{"${merged}::ISA"} = ($class, $adapter);
+    *{"${merged}::$_"} = $adapter->can($_)
+        for qw(loop _wants_handles _ends_by_itself _watches_hold _find_loop _mend_loop _watch _unwatch _timer _cancel
+            _iterate);
+    return $merged;
+}
+
 # Whether code in C serves libvirt from now on, in place of the object.
 sub _hand_over { 0 }
 
