@@ -51,7 +51,7 @@ mount_all() {
 }
 
 upgrade() {
-    cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+    cp -L /etc/hosts /etc/resolv.conf "$root/etc/"
     inside apt-get -qq update && inside apt-get -qq -y -o Dpkg::Use-Pty=0 dist-upgrade >/dev/null
 }
 
@@ -68,7 +68,7 @@ bootstrap
 mount_all || fail "Cannot mount what the tests need in $root: is this a container without privileges?"
 upgrade || fail "Cannot bring $root up to date"
 copy_tree || fail "Cannot copy the tree to $root$tree"
-say "sh dev/test $author, in $root"
+say "sh dev/test${author:+ $author}, in $root"
 # shellcheck disable=SC2086 # a word or none
 inside env --chdir="$tree" sh dev/test $author 9>&-
 status=$?

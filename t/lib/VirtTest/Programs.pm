@@ -9,7 +9,7 @@ use Exporter 'import';
 use Test::More;
 use VirtTest;
 
-our @EXPORT = qw(prints registers_itself leaves_flags);
+our @EXPORT = qw(prints registers_itself leaves_flags shows_its_ticks);
 
 my $PRELUDE = <<'PERL';
 use strict;
@@ -68,6 +68,22 @@ remove_handle($_) for @ids;
 Sys::Virt::Event::drain(10);
 print join(' ', @flags, map { fcntl($_, F_GETFD, 0) ? 1 : 0 } $reader, $other), "\n";
 PERL
+}
+
+# A program of examples/ that suspends and resumes a machine when its timer ticks. A timer that comes late may tick twice
+# before the first event is told.
+sub shows_its_ticks {
+    my ($name, $printed) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my ($ticks, $early, @events) = (0, 0);
+    for my $line (split /\n/, $printed) {
+        $ticks++, next if $line eq 'tick';
+        push @events, $line;
+        $early++ if @events > $ticks;
+    }
+    is_deeply(\@events, [map { "test: event $_" } 3, 4, 3, 4], "$name shows its events in order") or diag $printed;
+    is("$ticks/$early", '4/0', '... each after its tick');
+    return;
 }
 
 1;
