@@ -408,7 +408,7 @@ sub on_event { push @events, $_[2]; return }
 
 # A loop that reads a value of its own twice may find that a handler has changed it: harmless, but for the warning.
 my $CAN_BE_WARNED = qr/\AUse\ of\ uninitialized\ value\ .*EpollLoop\.pm
-    |\A(?:Exception\ in\ (?:an\ event|a\ protected)\ callback:\ |EV:\ error\ in\ callback\ \(ignoring\):\ 
+    |\A(?:Exception\ in\ (?:an\ event|a\ protected)\ callback:\ |EV:\ error\ in\ callback\ \(ignoring\):[ ]
         |\*{3}\ unhandled\ exception\ in\ callback:\n(?:\*{3}\s+)?|Mojo::Reactor::\w+:\ [\w\/\ ]+\ failed:\ |\t\(in\ cleanup\)\ )?
     (?:(?:signal|callback|libvirt error)\b|Cannot\ (?:remove|update|drain)\b|Cannot\ run\ callback:\ it\ is\ running)/x;
 
