@@ -65,8 +65,9 @@ static int bits_of(int fd, int value, int revents)
         | (revents & EV_WRITE ? VIR_EVENT_HANDLE_WRITABLE : 0);
     if (bare)
         return bits;
-    struct pollfd asked = { .fd = fd, .events = (short)((value & VIR_EVENT_HANDLE_READABLE ? POLLIN : 0)
-                                                        | (value & VIR_EVENT_HANDLE_WRITABLE ? POLLOUT : 0)) };
+    struct pollfd asked = { .fd = fd };
+    asked.events = (value & VIR_EVENT_HANDLE_READABLE ? POLLIN : 0)
+        | (value & VIR_EVENT_HANDLE_WRITABLE ? POLLOUT : 0);
     if (poll(&asked, 1, 0) <= 0)
         return 0;
     return (asked.revents & POLLIN ? VIR_EVENT_HANDLE_READABLE : 0)
@@ -103,8 +104,9 @@ static void arm(watch *it, int value)
     it->value = value;
     if (it->is_handle) {
         ev_io_stop(loop, &it->ev.io);
-        ev_io_modify(&it->ev.io, (value & VIR_EVENT_HANDLE_READABLE ? EV_READ : 0)
-                                     | (value & VIR_EVENT_HANDLE_WRITABLE ? EV_WRITE : 0));
+        int bits = (value & VIR_EVENT_HANDLE_READABLE ? EV_READ : 0)
+            | (value & VIR_EVENT_HANDLE_WRITABLE ? EV_WRITE : 0);
+        ev_io_modify(&it->ev.io, bits);
         if (value)
             ev_io_start(loop, &it->ev.io);
         return;
@@ -319,7 +321,7 @@ static double run_for(long events)
 static long affordable(long count, double seconds)
 {
     long events = (long)(seconds * 1e9 * 5 / run_for(5));
-    return events < 5 ? 5 : events < count ? events : count;
+    return events < 5 ? 5 : (events < count ? events : count);
 }
 
 /* WHAT is handle_ or timer_ and the numbers of watches, the ready one included. The first events pay for the

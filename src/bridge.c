@@ -180,8 +180,9 @@ static void on_look(int id, void *opaque)
     if (!core.shares || core.told)
         return;
     core.told = true;
-    core.loop->warn(core.loop, "Connections that were opened before this process was forked stay silent, as long as the "
-                               "other process lives: call Sys::Virt::Event::adopt() to take them over, or forget()");
+    core.loop->warn(core.loop, "Connections that were opened before this process was forked stay silent, as long as "
+                               "the other process lives: call Sys::Virt::Event::adopt() to take them over, "
+                               "or forget()");
 }
 
 static sve_watch *new_wake_watch(void)
@@ -772,7 +773,7 @@ static void update_timeout(int id, int ms) { update(SVE_TIMER, id, ms); }
 static int remove_timeout(int id) { return remove_(SVE_TIMER, id); }
 
 const sve_functions sve_bridge_functions = {
-    add_handle, update_handle, remove_handle, add_timeout, update_timeout, remove_timeout,
+    add_handle, update_handle, remove_handle, add_timeout, update_timeout, remove_timeout
 };
 
 sve_registrant sve_bridge_probe(void)
@@ -781,7 +782,7 @@ sve_registrant sve_bridge_probe(void)
     int id = virEventAddTimeout(-1, probe_callback, NULL, NULL);
     if (id >= 0)
         virEventRemoveTimeout(id);
-    return probe_came ? SVE_US : id >= 0 ? SVE_OTHERS : SVE_NOBODY;
+    return probe_came ? SVE_US : (id >= 0 ? SVE_OTHERS : SVE_NOBODY);
 }
 
 /* Callbacks and free functions. */

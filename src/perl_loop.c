@@ -4,7 +4,11 @@
 #include "registration.h"
 #include "token.h"
 
-enum { ADD, UPDATE, REMOVE };
+enum {
+    ADD,
+    UPDATE,
+    REMOVE,
+};
 
 /* Where perl has it, a name that is no package's is found in the cache of methods at once. */
 #ifdef G_METHOD_NAMED

@@ -408,8 +408,9 @@ sub on_event { push @events, $_[2]; return }
 # A loop that reads a value of its own twice may find that a handler has changed it: harmless, but for the warning. Event
 # tells again of a callback that an exception has left behind, without the reason.
 my $CAN_BE_WARNED = qr/\AUse\ of\ uninitialized\ value\ .*EpollLoop\.pm|\AEvent:\ trapped\ error\ in\ .*:\ \?$
-    |\A(?:Exception\ in\ (?:an\ event|a\ protected)\ callback:\ |EV:\ error\ in\ callback\ \(ignoring\):\ 
-        |[\d\-]+\ [\d:.]+\ \+0000\ error\ [\w:]+:\ |\*{3}\ unhandled\ exception\ in\ callback:\n(?:\*{3}\s+)?|Mojo::Reactor::\w+:\ [\w\/\ ]+\ failed:\ |\t\(in\ cleanup\)\ )?
+    |\A(?:Exception\ in\ (?:an\ event|a\ protected)\ callback:\ |EV:\ error\ in\ callback\ \(ignoring\):[ ]
+        |[\d\-]+\ [\d:.]+\ \+0000\ error\ [\w:]+:\ |\*{3}\ unhandled\ exception\ in\ callback:\n(?:\*{3}\s+)?
+        |Mojo::Reactor::\w+:\ [\w\/\ ]+\ failed:\ |\t\(in\ cleanup\)\ )?
     (?:(?:signal|callback|libvirt error)\b|Cannot\ (?:remove|update|drain)\b|Cannot\ run\ callback:\ it\ is\ running)/x;
 
 # What callbacks throw goes where the host loop says, which may be a warning.

@@ -43,7 +43,12 @@ static void fail(const char *what, int line)
 }
 
 /* What libvirt would pass as opaque. */
-typedef enum { ASKED_FOR, ATTACHED, REFUSED, DETACHED } state;
+typedef enum {
+    ASKED_FOR,
+    ATTACHED,
+    REFUSED,
+    DETACHED,
+} state;
 
 typedef struct {
     sve_kind kind;
@@ -320,7 +325,7 @@ static void ring(sve_loop *loop)
 }
 
 static sve_loop backend = {
-    .is_owner = is_owner, .attach = attach, .update = update, .detach = detach, .later = later,
+    .is_owner = is_owner, .attach = attach, .update = update, .detach = detach, .later = later
 };
 
 /* What the owner does of its own accord. */
@@ -432,7 +437,7 @@ static int sleep_till_woken(void)
     char ended[THREADS];
     check(backend.wake || wake);
     struct pollfd fds[] = {
-        { .fd = backend.wake ? bell[0] : wake->fd, .events = POLLIN }, { .fd = done[0], .events = POLLIN },
+        { .fd = backend.wake ? bell[0] : wake->fd, .events = POLLIN }, { .fd = done[0], .events = POLLIN }
     };
     while (poll(fds, 2, -1) < 0)
         continue;

@@ -89,8 +89,8 @@ sub _have_reporter {
 }
 
 # Two things that would jump over GLib, which aborts later on. Perl's Glib runs handlers in %SIG itself, which may die:
-# they wait for the end of the iteration, or for Perl code in it. And it sets $_ to tell of an exception, which may stand
-# for something that is read-only.
+# they wait for the end of the iteration, or for Perl code in it. And it sets $_ to tell of an exception, which may
+# stand for something that is read-only.
 sub _iterate {
     my ($self) = @_;
     $self->{iterate} ||= Sys::Virt::Event::_held(sub { local $_; $_[0]->iteration(1) }, 1);

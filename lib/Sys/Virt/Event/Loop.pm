@@ -27,8 +27,8 @@ my $CLOCK = eval { Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
     ? Time::HiRes::CLOCK_MONOTONIC() : Time::HiRes::CLOCK_REALTIME();
 sub _now { Time::HiRes::clock_gettime($CLOCK) }
 
-# What a host loop calls is held: a handler in %SIG that dies would leave it half done, and the watch unwatched. It waits
-# until that is done, or a callback runs. It already does in what libvirt calls.
+# What a host loop calls is held: a handler in %SIG that dies would leave it half done, and the watch unwatched. It
+# waits until that is done, or a callback runs. It already does in what libvirt calls.
 BEGIN { *_held = \&Sys::Virt::Event::_held }
 
 # use Sys::Virt::Event::Mojo -register;
