@@ -21,10 +21,16 @@
 
 typedef struct watch watch;
 struct watch {
-    union { ev_io io; ev_timer timer; } ev;
+    union {
+        ev_io io;
+        ev_timer timer;
+    } ev;
     int id, value, running;
     bool is_handle, removed;
-    union { virEventHandleCallback handle; virEventTimeoutCallback timer; } cb;
+    union {
+        virEventHandleCallback handle;
+        virEventTimeoutCallback timer;
+    } cb;
     void *opaque;
     virFreeCallback ff;
     watch *next;                         /* in its bucket, then among the removed */
@@ -41,8 +47,16 @@ static int last_id;
 static ev_prepare free_removed;
 static ev_async wake;
 
-static void lock(void) { if (!bare) pthread_mutex_lock(&mutex); }
-static void unlock(void) { if (!bare) pthread_mutex_unlock(&mutex); }
+static void lock(void)
+{
+    if (!bare)
+        pthread_mutex_lock(&mutex);
+}
+static void unlock(void)
+{
+    if (!bare)
+        pthread_mutex_unlock(&mutex);
+}
 
 /* What another thread has changed is seen in the next iteration. */
 static void wake_loop(void)
@@ -221,8 +235,16 @@ static int remove_handle(int id) { return remove_(id, true); }
 static int remove_timeout(int id) { return remove_(id, false); }
 
 /* Other threads change libev's own data: while it works with that, it has the lock; while it sleeps, it has not. */
-static void release(EV_P) { (void)loop; unlock(); }
-static void acquire(EV_P) { (void)loop; lock(); }
+static void release(EV_P)
+{
+    (void)loop;
+    unlock();
+}
+static void acquire(EV_P)
+{
+    (void)loop;
+    lock();
+}
 static void on_wake(EV_P_ ev_async *async, int revents) { (void)loop, (void)async, (void)revents; }
 static void invoke(EV_P)
 {
@@ -250,7 +272,11 @@ static void serve_by_libev(void)
 
 /* Running whichever it is. */
 
-static void stop(void) { if (loop) ev_break(loop, EVBREAK_ALL); }
+static void stop(void)
+{
+    if (loop)
+        ev_break(loop, EVBREAK_ALL);
+}
 
 static void run_until_over(void)
 {

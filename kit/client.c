@@ -107,8 +107,7 @@ static capi_entry *entry_new(const char *what, int id, const struct record *reco
         if (!frame->call) {
             entry->depth++;
             entry->in_own |= record && frame->record == record;
-        }
-        else if (entry->n_inside < CAPI_MAX_INSIDE)
+        } else if (entry->n_inside < CAPI_MAX_INSIDE)
             entry->inside[entry->n_inside++] = frame->call;
     }
     return entry;

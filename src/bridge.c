@@ -114,8 +114,7 @@ static bool is_owner(sve_loop *loop) { return loop && loop->is_owner(loop); }
 
 #define trace(...) do { if (core.tracing) print_trace(__VA_ARGS__); } while (0)
 
-__attribute__((format(printf, 1, 2)))
-static void print_trace(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static void print_trace(const char *format, ...)
 {
     int saved = errno;
     char what[160];
@@ -209,7 +208,10 @@ static sve_watch *new_look_timer(void)
  * machine, and speak up before the owner calls again. */
 #ifdef __linux__
 /* The count of all loads so far tells whether there is anything new to look at. */
-struct look { unsigned long long loads_before, loads; bool driver; };
+struct look {
+    unsigned long long loads_before, loads;
+    bool driver;
+};
 
 static int look_at(struct dl_phdr_info *object, size_t size, void *opaque)
 {
@@ -365,7 +367,11 @@ static void end_claims(bool (*is_over)(const sve_claim *claim))
     }
 }
 
-static bool any_is_over(const sve_claim *claim) { (void)claim; return true; }
+static bool any_is_over(const sve_claim *claim)
+{
+    (void)claim;
+    return true;
+}
 static bool empty_is_over(const sve_claim *claim) { return !claim->handles && !claim->timers; }
 
 /* The threads that made the calls are not in the child, and have left behind whatever they had locked. So nothing comes

@@ -280,7 +280,7 @@ SKIP: {
                 };
                 for my $call (sort keys %CALL) {
                     # At the nth method that the call calls, for each n there is.
-                    for (my $n = 1; ; $n++) {
+                    for (my $n = 1;; $n++) {
                         my $count = $handled = my $in_cleanup = 0;
                         local $SIG{__WARN__} = sub { $_[0] =~ /\A\s*\(in cleanup\) signal/ ? $in_cleanup = 1 : warn @_ };
                         $loop->{hook} = sub { if (++$count == $n) { $reached{ $_[0] } = 1; kill USR1 => $$ } };
@@ -363,9 +363,9 @@ SKIP: {
 
     # SIGPIPE, as the manual has it. The modules of some loops see to it that it ends no program.
     my %pipe = (
-        'no handler'   => [ '', qr/\A\z/, POSIX::SIGPIPE() ],
-        'IGNORE'       => [ '$SIG{PIPE} = "IGNORE";', qr/\Acall: libvirt error.*\nended\n\z/s, 0 ],
-        'a handler'    => [ '$SIG{PIPE} = sub { print "handler\n" };', qr/\Ahandler\ncall: libvirt error.*\nended\n\z/s, 0 ],
+        'no handler' => ['',                       qr/\A\z/,                                POSIX::SIGPIPE()],
+        'IGNORE'     => ['$SIG{PIPE} = "IGNORE";', qr/\Acall: libvirt error.*\nended\n\z/s, 0],
+        'a handler' => ['$SIG{PIPE} = sub { print "handler\n" };', qr/\Ahandler\ncall: libvirt error.*\nended\n\z/s, 0],
     );
     for my $handler (sort keys %pipe) {
         for my $name ('Sys::Virt::Event::Poll', 'default', @ADAPTERS) {

@@ -83,7 +83,7 @@ sub fresh_perl {
         %ENV = (%ENV, %{ $opt{env} || {} });
         # Should the test itself be killed before it can kill this process.
         alarm POSIX::ceil($limit) + 5;
-        exec { $^X } $^X, @{ $opt{switches} || [] }, @includes, '-e', $code, @{ $opt{args} || [] }
+        exec {$^X} $^X, @{ $opt{switches} || [] }, @includes, '-e', $code, @{ $opt{args} || [] }
             or POSIX::_exit(127);
     }
 

@@ -67,8 +67,8 @@ sub _cancel {
 
 sub _iterate { $_[0]{loop}->loop_once; return 1 }
 
-# After a signal that of Poll goes on waiting, for what is watched by then. So stop in a handler of %SIG has it watch what
-# is always ready.
+# After a signal that of Poll goes on waiting, for what is watched by then. So stop in a handler of %SIG has it watch
+# what is always ready.
 sub stop {
     my ($self) = @_;
     my $loop = $self->{loop};

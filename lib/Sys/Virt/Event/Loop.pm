@@ -110,8 +110,8 @@ sub loop {
     return $self->{loop};
 }
 
-# For a host that runs on a loop which has an adapter already: the object becomes one of that class. One of a subclass of
-# $class keeps its methods, but for those that an adapter has.
+# For a host that runs on a loop which has an adapter already: the object becomes one of that class. One of a subclass
+# of $class keeps its methods, but for those that an adapter has.
 sub _work_as {
     my ($self, $class, $adapter) = @_;
     require $adapter =~ s{::}{/}gr . '.pm';
