@@ -545,11 +545,11 @@ sub _limited {
     my ($limit, $set_limit);
     if (defined $seconds) {
         my $end = _now() + $seconds;
-        # Some loops are early by a bit.
+        # Some loops are early by a bit. Event calls what was due already when it was cancelled.
         $set_limit = _held(sub {
             undef $limit;
             my $left = $end - _now();
-            $limit = $self->_timer($left, $set_limit, 1) if $left > 0;
+            $limit = $self->_timer($left, $set_limit, 1) if $set_limit && $left > 0;
         });
         $limit = $self->_timer($seconds > 0 ? $seconds : 0, $set_limit, 1);
     }
