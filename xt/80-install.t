@@ -235,23 +235,22 @@ sub class_of_manual {
 
 # Each example is run as it is printed, in a directory where there is nothing else: two of them here, the others by
 # their tests, which have servers and browsers for them.
-my %PRINTS = ('poll.pl' => "test: event 3, detail 0\n", 'subclass.pl' => "event 3\n");
-
 sub runs_examples {
     my ($prefix) = @_;
+    my %prints = ('poll.pl' => "test: event 3, detail 0\n", 'subclass.pl' => "event 3\n");
     my $dir = empty_dir('examples');
     for my $file (grep { m{\A(?:t|examples)/} } keys %{ maniread() }) {
         make_path(dirname("$dir/$file"));
         copy($file, "$dir/$file") or die "Cannot copy $file: $!";
     }
     my %where = (env => { env_of($prefix) }, dir => $dir, limit => 400);
-    for my $name (sort keys %PRINTS) {
+    for my $name (sort keys %prints) {
         my $run = run_of([$^X, '-w', "examples/$name"], %where);
-        is "$run->{status}: $run->{output}", "exit 0: $PRINTS{$name}", "examples/$name";
+        is "$run->{status}: $run->{output}", "exit 0: $prints{$name}", "examples/$name";
     }
     my @tests = grep { m{\At/[^/]+\.t\z} } sort keys %{ maniread() };
     my %test_of;
-    for my $name (grep { !$PRINTS{$_} } map { m{\Aexamples/(.+\.pl)\z} ? $1 : () } sort keys %{ maniread() }) {
+    for my $name (grep { !$prints{$_} } map { m{\Aexamples/(.+\.pl)\z} ? $1 : () } sort keys %{ maniread() }) {
         ($test_of{$name}) = grep { text_of($_) =~ m{examples/\Q$name\E\b} } @tests;
         ok $test_of{$name}, "examples/$name has a test";
     }
