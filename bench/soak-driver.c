@@ -50,7 +50,7 @@ static int one_domain(virConnectPtr conn, const char *prefix)
     if (!(dom = virDomainDefineXML(conn, xml)))
         return 0;
     ok = virDomainCreate(dom) == 0 && virDomainSuspend(dom) == 0 && virDomainResume(dom) == 0
-         && virDomainDestroy(dom) == 0 && virDomainUndefine(dom) == 0;
+        && virDomainDestroy(dom) == 0 && virDomainUndefine(dom) == 0;
     virDomainFree(dom);
     return ok;
 }
@@ -59,7 +59,7 @@ static int one_domain(virConnectPtr conn, const char *prefix)
 static const char *order(int wait)
 {
     static char line[64];
-    struct pollfd in = {.fd = 0, .events = POLLIN};
+    struct pollfd in = { .fd = 0, .events = POLLIN };
 
     if (!wait && poll(&in, 1, 0) <= 0)
         return "";

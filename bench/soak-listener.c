@@ -71,8 +71,8 @@ int main(int argc, char **argv)
         fail("open the connection");
     if (virConnectRegisterCloseCallback(conn, note_closed, NULL, NULL) < 0)
         fail("watch the connection");
-    if (virConnectDomainEventRegisterAny(conn, NULL, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-                                         VIR_DOMAIN_EVENT_CALLBACK(print_event), NULL, NULL) < 0)
+    virConnectDomainEventGenericCallback print = VIR_DOMAIN_EVENT_CALLBACK(print_event);
+    if (virConnectDomainEventRegisterAny(conn, NULL, VIR_DOMAIN_EVENT_ID_LIFECYCLE, print, NULL, NULL) < 0)
         fail("watch the domains");
 
     printf("ready\n");

@@ -21,10 +21,16 @@
 
 typedef struct watch watch;
 struct watch {
-    union { ev_io io; ev_timer timer; } ev;
+    union {
+        ev_io io;
+        ev_timer timer;
+    } ev;
     int id, value, running;
     bool is_handle, removed;
-    union { virEventHandleCallback handle; virEventTimeoutCallback timer; } cb;
+    union {
+        virEventHandleCallback handle;
+        virEventTimeoutCallback timer;
+    } cb;
     void *opaque;
     virFreeCallback ff;
     watch *next;                         /* in its bucket, then among the removed */
@@ -41,8 +47,16 @@ static int last_id;
 static ev_prepare free_removed;
 static ev_async wake;
 
-static void lock(void) { if (!bare) pthread_mutex_lock(&mutex); }
-static void unlock(void) { if (!bare) pthread_mutex_unlock(&mutex); }
+static void lock(void)
+{
+    if (!bare)
+        pthread_mutex_lock(&mutex);
+}
+static void unlock(void)
+{
+    if (!bare)
+        pthread_mutex_unlock(&mutex);
+}
 
 /* What another thread has changed is seen in the next iteration. */
 static void wake_loop(void)
@@ -65,8 +79,9 @@ static int bits_of(int fd, int value, int revents)
         | (revents & EV_WRITE ? VIR_EVENT_HANDLE_WRITABLE : 0);
     if (bare)
         return bits;
-    struct pollfd asked = { .fd = fd, .events = (short)((value & VIR_EVENT_HANDLE_READABLE ? POLLIN : 0)
-                                                        | (value & VIR_EVENT_HANDLE_WRITABLE ? POLLOUT : 0)) };
+    struct pollfd asked = { .fd = fd };
+    asked.events = (value & VIR_EVENT_HANDLE_READABLE ? POLLIN : 0)
+        | (value & VIR_EVENT_HANDLE_WRITABLE ? POLLOUT : 0);
     if (poll(&asked, 1, 0) <= 0)
         return 0;
     return (asked.revents & POLLIN ? VIR_EVENT_HANDLE_READABLE : 0)
@@ -103,8 +118,9 @@ static void arm(watch *it, int value)
     it->value = value;
     if (it->is_handle) {
         ev_io_stop(loop, &it->ev.io);
-        ev_io_modify(&it->ev.io, (value & VIR_EVENT_HANDLE_READABLE ? EV_READ : 0)
-                                     | (value & VIR_EVENT_HANDLE_WRITABLE ? EV_WRITE : 0));
+        int bits = (value & VIR_EVENT_HANDLE_READABLE ? EV_READ : 0)
+            | (value & VIR_EVENT_HANDLE_WRITABLE ? EV_WRITE : 0);
+        ev_io_modify(&it->ev.io, bits);
         if (value)
             ev_io_start(loop, &it->ev.io);
         return;
@@ -219,8 +235,16 @@ static int remove_handle(int id) { return remove_(id, true); }
 static int remove_timeout(int id) { return remove_(id, false); }
 
 /* Other threads change libev's own data: while it works with that, it has the lock; while it sleeps, it has not. */
-static void release(EV_P) { (void)loop; unlock(); }
-static void acquire(EV_P) { (void)loop; lock(); }
+static void release(EV_P)
+{
+    (void)loop;
+    unlock();
+}
+static void acquire(EV_P)
+{
+    (void)loop;
+    lock();
+}
 static void on_wake(EV_P_ ev_async *async, int revents) { (void)loop, (void)async, (void)revents; }
 static void invoke(EV_P)
 {
@@ -248,7 +272,11 @@ static void serve_by_libev(void)
 
 /* Running whichever it is. */
 
-static void stop(void) { if (loop) ev_break(loop, EVBREAK_ALL); }
+static void stop(void)
+{
+    if (loop)
+        ev_break(loop, EVBREAK_ALL);
+}
 
 static void run_until_over(void)
 {
@@ -319,7 +347,7 @@ static double run_for(long events)
 static long affordable(long count, double seconds)
 {
     long events = (long)(seconds * 1e9 * 5 / run_for(5));
-    return events < 5 ? 5 : events < count ? events : count;
+    return events < 5 ? 5 : (events < count ? events : count);
 }
 
 /* WHAT is handle_ or timer_ and the numbers of watches, the ready one included. The first events pay for the

@@ -12,7 +12,8 @@
 #include <unistd.h>
 #include <libvirt/libvirt.h>
 
-enum { MAX_THREADS = 64, HOUR = 3600 * 1000 };
+enum { MAX_THREADS = 64 };
+enum { HOUR = 3600 * 1000 };
 
 static long added, freed, left;
 static bool over;

@@ -1,5 +1,6 @@
-# Sourced by dev/demo and dev/test: installs what is missing and builds in place. Nothing here is needed by users
-# of the module, who have perl Makefile.PL, make, make test, make install.
+# Sourced by dev/demo, dev/test and dev/platform.sh: installs what is missing and builds in place. Nothing here is
+# needed by users of the module, who have perl Makefile.PL, make, make test, make install.
+# shellcheck shell=sh
 
 cd "$(dirname "$0")/.." || exit 1
 

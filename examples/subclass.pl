@@ -12,11 +12,19 @@ sub add_timeout {
     my ($self, $ms, $cb, $opaque) = @_;
     return $self->update_timeout(EV::timer_ns(0, 0, sub { $self->_run_timeout_callback(0, $cb, $opaque) }), $ms);
 }
-sub update_timeout { my (undef, $w, $ms) = @_; $w->stop; $w->set(($ms / 1000 || 1e-9) x 2), $w->start if $ms >= 0; $w }
+sub update_timeout {
+    my (undef, $w, $ms) = @_;
+    $w->stop;
+    $w->set(($ms / 1000 || 1e-9) x 2), $w->start if $ms >= 0;
+    return $w;
+}
 sub remove_timeout { $_[1]->stop }
 
 my $loop = bless({})->register;    # first the loop, then the connections
 my $conn = Sys::Virt->new(uri => 'test:///default');
-$conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub { print "event $_[2]\n"; EV::break });
+$conn->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE, sub {
+    print "event $_[2]\n";
+    EV::break;
+});
 $conn->get_domain_by_name('test')->suspend;
 EV::run;

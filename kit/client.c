@@ -22,8 +22,17 @@
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 
-enum { BASE_LITERAL, BASE_RESULT, BASE_SELF };
-enum { NULL_OPAQUE = 1, NULL_FF = 2, READ_BYTE = 4, QUIET = 8 };
+enum {
+    BASE_LITERAL,
+    BASE_RESULT,
+    BASE_SELF,
+};
+enum {
+    NULL_OPAQUE = 1,
+    NULL_FF = 2,
+    READ_BYTE = 4,
+    QUIET = 8,
+};
 
 /* Never freed, as another thread may still run one that was replaced. */
 struct op_list {
@@ -98,8 +107,7 @@ static capi_entry *entry_new(const char *what, int id, const struct record *reco
         if (!frame->call) {
             entry->depth++;
             entry->in_own |= record && frame->record == record;
-        }
-        else if (entry->n_inside < CAPI_MAX_INSIDE)
+        } else if (entry->n_inside < CAPI_MAX_INSIDE)
             entry->inside[entry->n_inside++] = frame->call;
     }
     return entry;
@@ -246,13 +254,14 @@ static int record_added(struct record *record, int id)
     return id;
 }
 
+static void *opaque_of(const capi_op *op, struct record *record) { return op->flags & NULL_OPAQUE ? NULL : record; }
+static virFreeCallback ff_of(const capi_op *op) { return op->flags & NULL_FF ? NULL : on_free; }
+
 static int op_add_handle(const capi_op *op, int id)
 {
     struct record *record = record_new("handle", op);
     (void)id;
-    return record_added(record, virEventAddHandle(op->fd, op->value, on_handle,
-                                                  op->flags & NULL_OPAQUE ? NULL : record,
-                                                  op->flags & NULL_FF ? NULL : on_free));
+    return record_added(record, virEventAddHandle(op->fd, op->value, on_handle, opaque_of(op, record), ff_of(op)));
 }
 
 static int op_update_handle(const capi_op *op, int id)
@@ -271,9 +280,7 @@ static int op_add_timeout(const capi_op *op, int id)
 {
     struct record *record = record_new("timer", op);
     (void)id;
-    return record_added(record, virEventAddTimeout(op->value, on_timeout,
-                                                   op->flags & NULL_OPAQUE ? NULL : record,
-                                                   op->flags & NULL_FF ? NULL : on_free));
+    return record_added(record, virEventAddTimeout(op->value, on_timeout, opaque_of(op, record), ff_of(op)));
 }
 
 static int op_update_timeout(const capi_op *op, int id)
@@ -435,9 +442,7 @@ static int run_ops(const capi_op *ops, int n_ops, int *results, const struct rec
     for (i = 0; i < n_ops; i += 1 + ops[i].nested, n++) {
         const capi_op *op = &ops[i];
         const struct op_kind *kind = op_kind(op);
-        int id = op->base == BASE_SELF ? record_id(self)
-               : op->base == BASE_RESULT ? results[op->id]
-               : op->id;
+        int id = op->base == BASE_SELF ? record_id(self) : (op->base == BASE_RESULT ? results[op->id] : op->id);
 
         results[n] = kind->is_event_call ? run_event_call(kind, op, id, slowest) : kind->run(op, id);
         if (self && !is_quiet(self)) {

@@ -111,7 +111,7 @@ static void refuse_method_call(pTHX_ CV *cv, SV *arg)
 void sve_usage(pTHX_ CV *cv, SV **args, I32 items, const char *params)
 {
     static const char *const methods[] = {
-        "add_handle", "update_handle", "remove_handle", "add_timeout", "update_timeout", "remove_timeout",
+        "add_handle", "update_handle", "remove_handle", "add_timeout", "update_timeout", "remove_timeout"
     };
 
     for (size_t i = 0; items && i < C_ARRAY_LENGTH(methods); i++)
@@ -164,7 +164,7 @@ int sve_arg_fd(pTHX_ CV *cv, SV *arg)
     PerlIO *file = io ? IoIFP(io) : NULL;
     if (!file)
         sve_cannot(aTHX_ cv, "handle %s is %s", shown(aTHX_ arg),
-                   io && IoDIRP(io) ? "a directory's" : "closed");
+                   io != NULL && IoDIRP(io) ? "a directory's" : "closed");
     int fd = PerlIO_fileno(file);
     if (fd < 0)
         sve_cannot(aTHX_ cv, "handle %s has no file descriptor", shown(aTHX_ arg));

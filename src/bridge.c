@@ -114,8 +114,7 @@ static bool is_owner(sve_loop *loop) { return loop && loop->is_owner(loop); }
 
 #define trace(...) do { if (core.tracing) print_trace(__VA_ARGS__); } while (0)
 
-__attribute__((format(printf, 1, 2)))
-static void print_trace(const char *format, ...)
+__attribute__((format(printf, 1, 2))) static void print_trace(const char *format, ...)
 {
     int saved = errno;
     char what[160];
@@ -180,8 +179,9 @@ static void on_look(int id, void *opaque)
     if (!core.shares || core.told)
         return;
     core.told = true;
-    core.loop->warn(core.loop, "Connections that were opened before this process was forked stay silent, as long as the "
-                               "other process lives: call Sys::Virt::Event::adopt() to take them over, or forget()");
+    core.loop->warn(core.loop, "Connections that were opened before this process was forked stay silent, as long as "
+                               "the other process lives: call Sys::Virt::Event::adopt() to take them over, "
+                               "or forget()");
 }
 
 static sve_watch *new_wake_watch(void)
@@ -208,7 +208,10 @@ static sve_watch *new_look_timer(void)
  * machine, and speak up before the owner calls again. */
 #ifdef __linux__
 /* The count of all loads so far tells whether there is anything new to look at. */
-struct look { unsigned long long loads_before, loads; bool driver; };
+struct look {
+    unsigned long long loads_before, loads;
+    bool driver;
+};
 
 static int look_at(struct dl_phdr_info *object, size_t size, void *opaque)
 {
@@ -364,7 +367,11 @@ static void end_claims(bool (*is_over)(const sve_claim *claim))
     }
 }
 
-static bool any_is_over(const sve_claim *claim) { (void)claim; return true; }
+static bool any_is_over(const sve_claim *claim)
+{
+    (void)claim;
+    return true;
+}
 static bool empty_is_over(const sve_claim *claim) { return !claim->handles && !claim->timers; }
 
 /* The threads that made the calls are not in the child, and have left behind whatever they had locked. So nothing comes
@@ -772,7 +779,7 @@ static void update_timeout(int id, int ms) { update(SVE_TIMER, id, ms); }
 static int remove_timeout(int id) { return remove_(SVE_TIMER, id); }
 
 const sve_functions sve_bridge_functions = {
-    add_handle, update_handle, remove_handle, add_timeout, update_timeout, remove_timeout,
+    add_handle, update_handle, remove_handle, add_timeout, update_timeout, remove_timeout
 };
 
 sve_registrant sve_bridge_probe(void)
@@ -781,7 +788,7 @@ sve_registrant sve_bridge_probe(void)
     int id = virEventAddTimeout(-1, probe_callback, NULL, NULL);
     if (id >= 0)
         virEventRemoveTimeout(id);
-    return probe_came ? SVE_US : id >= 0 ? SVE_OTHERS : SVE_NOBODY;
+    return probe_came ? SVE_US : (id >= 0 ? SVE_OTHERS : SVE_NOBODY);
 }
 
 /* Callbacks and free functions. */

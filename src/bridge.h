@@ -44,7 +44,11 @@ void sve_bridge_deliver(void);
 
 /* Before and after a callback of libvirt. The callback may run only on SVE_GO,
  * and then sve_bridge_end is due, whatever happens. */
-typedef enum { SVE_GO, SVE_GONE, SVE_BUSY } sve_verdict;
+typedef enum {
+    SVE_GO,
+    SVE_GONE,
+    SVE_BUSY,
+} sve_verdict;
 sve_verdict sve_bridge_begin(sve_watch *watch);
 void sve_bridge_end(sve_watch *watch);
 
@@ -81,7 +85,11 @@ int sve_bridge_value(sve_watch *watch);
 void sve_bridge_hang_up(int first, int last);
 
 /* Adds a timer through libvirt that exists only to be refused. Who answers? */
-typedef enum { SVE_NOBODY, SVE_US, SVE_OTHERS } sve_registrant;
+typedef enum {
+    SVE_NOBODY,
+    SVE_US,
+    SVE_OTHERS,
+} sve_registrant;
 sve_registrant sve_bridge_probe(void);
 
 void sve_bridge_trace(bool on);

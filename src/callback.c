@@ -185,7 +185,8 @@ static SV *list_of(pTHX_ SV **first, I32 count)
  * So the code gets a savestack of its own, and perl takes the argument stack that it runs on for its first: what
  * lies beneath is still there when the jump ends here. */
 
-enum { SAVESTACK = 128, SAVESTACK_SLACK = 16 };   /* perl pushes a few entries more than it has asked for */
+enum { SAVESTACK = 128 };
+enum { SAVESTACK_SLACK = 16 };           /* perl pushes a few entries more than it has asked for */
 
 static void free_savestack(pTHX_ void *unused)
 {
@@ -413,7 +414,7 @@ void sve_warn(pTHX_ SV *error, const char *prefix)
     sve_enter(aTHX_ &frame, true);
     args[0] = sv_2mortal(newSVpv(prefix, 0));
     args[1] = error ? sv_mortalcopy(error) : &PL_sv_undef;
-    died = sve_eval(aTHX_ (SV *)get_cv("Sys::Virt::Event::_warn", 0), G_VOID, args, 2, NULL);
+    died = sve_eval(aTHX_ MUTABLE_SV(get_cv("Sys::Virt::Event::_warn", 0)), G_VOID, args, 2, NULL);
     if (died && !keep_in_border(aTHX_ MY_CXT.border, died, ""))
         PerlIO_printf(PerlIO_stderr(), "%s%s", prefix,
                       SvPOK(died) ? SvPV_nolen(died) : "the warning handler died\n");
@@ -654,7 +655,7 @@ static const sve_functions *functions(void)
 {
     static const sve_functions libvirts = {
         virEventAddHandle, virEventUpdateHandle, virEventRemoveHandle,
-        virEventAddTimeout, virEventUpdateTimeout, virEventRemoveTimeout,
+        virEventAddTimeout, virEventUpdateTimeout, virEventRemoveTimeout
     };
     return sve_registered() == SVE_DEFAULT ? &sve_bridge_functions : &libvirts;
 }

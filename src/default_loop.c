@@ -74,8 +74,13 @@ static void detach(sve_loop *loop, sve_watch *watch)
 }
 
 static sve_loop libvirts_loop = {
-    .is_owner = sve_is_owner, .attach = attach, .update = update, .detach = detach,
-    .wake_watch = SVE_WAKE_NEVER, .later = sve_settle_later, .warn = sve_warn_of,
+    .is_owner = sve_is_owner,
+    .attach = attach,
+    .update = update,
+    .detach = detach,
+    .wake_watch = SVE_WAKE_NEVER,
+    .later = sve_settle_later,
+    .warn = sve_warn_of,
 };
 
 void sve_default_loop_serve(void) { sve_bridge_set_loop(&libvirts_loop); }

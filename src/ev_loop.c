@@ -316,8 +316,14 @@ static void wake(sve_loop *loop)
 }
 
 static sve_loop evs_loop = {
-    .is_owner = sve_is_owner, .attach = attach, .update = update, .detach = detach, .wake = wake,
-    .wake_watch = SVE_WAKE_NEVER, .later = sve_settle_later, .warn = sve_warn_of,
+    .is_owner = sve_is_owner,
+    .attach = attach,
+    .update = update,
+    .detach = detach,
+    .wake = wake,
+    .wake_watch = SVE_WAKE_NEVER,
+    .later = sve_settle_later,
+    .warn = sve_warn_of,
 };
 
 sve_loop *sve_ev_loop_begin(pTHX_ SV *loop, bool hold)

@@ -33,7 +33,7 @@ static void report(pTHX_ SV *error)
     sve_frame frame;
 
     sve_enter(aTHX_ &frame, false);
-    error = sve_eval(aTHX_ (SV *)get_cv("Sys::Virt::Event::Glib::_report", 0), G_VOID, &error, 1, NULL);
+    error = sve_eval(aTHX_ MUTABLE_SV(get_cv("Sys::Virt::Event::Glib::_report", 0)), G_VOID, &error, 1, NULL);
     if (error)
         sve_warn(aTHX_ error, "");
     sve_leave(aTHX_ &frame);

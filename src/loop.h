@@ -9,7 +9,11 @@
 
 #pragma GCC visibility push(hidden)
 
-typedef enum { SVE_WAKE_AUTO, SVE_WAKE_NEVER, SVE_WAKE_ALWAYS } sve_wake_policy;
+typedef enum {
+    SVE_WAKE_AUTO,
+    SVE_WAKE_NEVER,
+    SVE_WAKE_ALWAYS,
+} sve_wake_policy;
 
 typedef struct sve_loop sve_loop;
 struct sve_loop {

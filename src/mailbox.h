@@ -18,7 +18,12 @@
 
 #pragma GCC visibility push(hidden)
 
-enum { SVE_ADD = 1, SVE_UPDATE = 2, SVE_REMOVE = 4, SVE_CUT = 8 };
+enum {
+    SVE_ADD = 1,
+    SVE_UPDATE = 2,
+    SVE_REMOVE = 4,
+    SVE_CUT = 8,
+};
 
 typedef struct {
     sve_watch *head, *tail;

@@ -4,7 +4,11 @@
 #include "registration.h"
 #include "token.h"
 
-enum { ADD, UPDATE, REMOVE };
+enum {
+    ADD,
+    UPDATE,
+    REMOVE,
+};
 
 /* Where perl has it, a name that is no package's is found in the cache of methods at once. */
 #ifdef G_METHOD_NAMED
@@ -147,8 +151,12 @@ static void detach(sve_loop *loop, sve_watch *watch)
 
 /* Other threads read it at any moment, so but for the owner's wake_watch it never changes. */
 static sve_loop object_loop = {
-    .is_owner = sve_is_owner, .attach = attach, .update = update, .detach = detach,
-    .later = sve_settle_later, .warn = sve_warn_of,
+    .is_owner = sve_is_owner,
+    .attach = attach,
+    .update = update,
+    .detach = detach,
+    .later = sve_settle_later,
+    .warn = sve_warn_of,
 };
 
 /* Code of the class's own: neither ours nor Sys::Virt's functions of the same names, which
@@ -186,7 +194,8 @@ static void make_names(pTHX)
 sve_wake_policy sve_perl_loop_wake(pTHX_ SV *impl)
 {
     return sv_isobject(impl) && gv_fetchmethod_autoload(SvSTASH(SvRV(impl)), "_knows_wake", FALSE)
-        ? SVE_WAKE_ALWAYS : SVE_WAKE_AUTO;
+        ? SVE_WAKE_ALWAYS
+        : SVE_WAKE_AUTO;
 }
 
 void sve_perl_loop_serve(pTHX_ SV *impl, sve_wake_policy wake)

@@ -134,7 +134,7 @@ void sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake)
         return;
     if (!sve_is_impl(aTHX_ impl))
         sve_cannot(aTHX_ cv, "%s is not an object of a subclass of Sys::Virt::Event or Sys::Virt::EventImpl",
-                   sv_isobject(impl) ? sv_reftype(SvRV(impl), TRUE) : SvOK(impl) ? SvPV_nolen(impl) : "undef");
+                   sv_isobject(impl) ? sv_reftype(SvRV(impl), TRUE) : (SvOK(impl) ? SvPV_nolen(impl) : "undef"));
     must_have_methods(aTHX_ cv, impl);
     sve_must_be_owner(aTHX_ cv);
     if (registered.kind == SVE_DEFAULT)

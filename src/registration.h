@@ -6,7 +6,11 @@
 
 #pragma GCC visibility push(hidden)
 
-typedef enum { SVE_NONE, SVE_OBJECT, SVE_DEFAULT } sve_registration;
+typedef enum {
+    SVE_NONE,
+    SVE_OBJECT,
+    SVE_DEFAULT,
+} sve_registration;
 
 sve_registration sve_registered(void);
 

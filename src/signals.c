@@ -25,7 +25,8 @@ typedef void any_function(void);
 static Sighandler_t *const pointers[] = {
     &PL_csighandlerp,
 #if PERL_VERSION >= 32
-    (Sighandler_t *)&PL_csighandler1p, (Sighandler_t *)&PL_csighandler3p,
+    (Sighandler_t *)&PL_csighandler1p,
+    (Sighandler_t *)&PL_csighandler3p,
 #endif
 };
 enum { POINTERS = C_ARRAY_LENGTH(pointers) };

@@ -32,7 +32,7 @@ sve_watch *sve_watch_new(sve_kind kind, int fd, int value, void *opaque, virFree
     if (!watch)
         return NULL;
     *watch = (sve_watch){
-        .kind = kind, .fd = fd, .value = value, .opaque = opaque, .ff = ff, .added = sve_now(), .refs = 1,
+        .kind = kind, .fd = fd, .value = value, .opaque = opaque, .ff = ff, .added = sve_now(), .refs = 1
     };
     return watch;
 }

@@ -18,7 +18,10 @@
 
 #pragma GCC visibility push(hidden)
 
-typedef enum { SVE_HANDLE, SVE_TIMER } sve_kind;
+typedef enum {
+    SVE_HANDLE,
+    SVE_TIMER,
+} sve_kind;
 
 /* No event mask, and not what an impl may be asked for. */
 enum { SVE_UNTOLD = -1 };

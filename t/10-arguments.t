@@ -221,13 +221,13 @@ for my $bad (-1, 'x', 'inf', 'nan', [], '') {
         sub { register_default() },
         sub { run_default($bad) }, 'run default', "number of seconds .*$shown", "run_default of $shown");
 }
-is_deeply([ in_child {
+is_deeply([in_child {
     register_default();
     eval { run_default(-1) };
     run_default($_) for 0, '0.001';
     return (registered(), is_idle() ? 1 : 0);
-} ],
-    [ 'default', 1 ], '... and run_default still runs');
+}],
+    ['default', 1], '... and run_default still runs');
 
 # Other code in the process was first.
 
@@ -253,8 +253,8 @@ refused_after(
 refused_after(
     sub { Sys::Virt::Event::Poll->new->register; add_timeout(-1, $code) },
     sub { drain($$_[0]) }, 'drain', "number of seconds $$_[1]", "drain: number of seconds $$_[1]")
-    for [ -1 => '-1 is negative' ], [ x => '"x" is not a number' ],
-        [ 9 ** 9 ** 9 => '(?i:inf)\w* is not a finite number' ];
+    for [-1 => '-1 is negative'], [x => '"x" is not a number'],
+        [9**9**9 => '(?i:inf)\w* is not a finite number'];
 
 # From here on one loop is registered, with a handle, a timer, and ids that are gone.
 
@@ -330,20 +330,20 @@ dispatch_works('after register of another object');
         'add handle', 'an object of class My::Uncallable is not a number', 'an object that is a text';
     refused { add_handle(bless([], 'My::Word'), 1, $code) }
         'add handle', 'an object of class My::Word is not a number', 'an object whose number is a text';
-    refused { add_handle(2 ** 40, 1, $code) } 'add handle', 'file descriptor 1099511627776 is out of range', 'fd 2**40';
-    refused { add_handle(9 ** 9 ** 9, 1, $code) } 'add handle', 'not a finite number', 'fd infinite';
+    refused { add_handle(2**40,   1, $code) } 'add handle', 'file descriptor 1099511627776 is out of range', 'fd 2**40';
+    refused { add_handle(9**9**9, 1, $code) } 'add handle', 'not a finite number', 'fd infinite';
     untie *My::TIED;
 }
 
 # Event masks.
 
 for my $bad (
-    [ 16 => 'event mask 16 is' ], [ -1 => 'event mask -1 is' ], [ x => 'event mask "x" is not a number' ],
-    [ '' => 'event mask "" is not a number' ],
-    [ 2 ** 40 => 'event mask 1099511627776 is out of range' ],
-    [ 2 ** 32 + 1 => 'event mask 4294967297 is out of range' ], [ [] => 'event mask a reference to ARRAY is' ],
-    [ 9 ** 9 ** 9 => 'event mask (?i:inf) is not a finite number' ],
-    [ -sin 9 ** 9 ** 9 => 'event mask (?i:-?nan) is not a finite number' ])
+    [16           => 'event mask 16 is'], [-1 => 'event mask -1 is'], [x => 'event mask "x" is not a number'],
+    [''           => 'event mask "" is not a number'],
+    [2**40        => 'event mask 1099511627776 is out of range'],
+    [2**32 + 1    => 'event mask 4294967297 is out of range'], [[] => 'event mask a reference to ARRAY is'],
+    [9**9**9      => 'event mask (?i:inf) is not a finite number'],
+    [-sin 9**9**9 => 'event mask (?i:-?nan) is not a finite number'])
 {
     my ($mask, $culprit) = @$bad;
     refused { add_handle($reader, $mask, $code) } 'add handle', $culprit, "add_handle: $culprit";
@@ -360,11 +360,11 @@ for my $bad (
 # Callbacks.
 
 for my $bad (
-    [ undef, 'undef' ], [ 'main::state_now', '"main::state_now"' ], [ '', '""' ], [ 5, '5' ],
-    [ {}, 'a reference to HASH' ], [ [ $code ], 'a reference to ARRAY' ],
-    [ \$code, 'a reference to REF' ], [ \*state_now, '*main::state_now' ], [ qr/x/, 'an object of class Regexp' ],
-    [ My::Class->new, 'an object of class My::Class' ],
-    [ bless([], 'My::Uncallable'), 'an object of class My::Uncallable' ])
+    [undef,  'undef'],               ['main::state_now', '"main::state_now"'], ['', '""'], [5, '5'],
+    [{},     'a reference to HASH'], [[$code],     'a reference to ARRAY'],
+    [\$code, 'a reference to REF'],  [\*state_now, '*main::state_now'], [qr/x/, 'an object of class Regexp'],
+    [My::Class->new,              'an object of class My::Class'],
+    [bless([], 'My::Uncallable'), 'an object of class My::Uncallable'])
 {
     my ($bad_code, $shown) = @$bad;
     my $culprit = "callback \Q$shown\E is not a code reference";
@@ -376,7 +376,7 @@ dispatch_works('after bad fds, masks and callbacks');
 
 # Ids.
 
-for my $bad ([ 0 => 0 ], [ -1 => -1 ], [ 9999 => 9999 ]) {
+for my $bad ([0 => 0], [-1 => -1], [9999 => 9999]) {
     my ($id, $shown) = @$bad;
     refused { remove_handle($id) }
         'remove handle', "no handle with id $shown is registered", "remove_handle of id $shown";
@@ -387,11 +387,11 @@ for my $bad ([ 0 => 0 ], [ -1 => -1 ], [ 9999 => 9999 ]) {
         'update timeout', "no id $shown was ever given out", "update_timeout of id $shown";
 }
 for my $bad (
-    [ 2 ** 40 => 'id 1099511627776 is out of range' ], [ 2 ** 32 + $handle_id => 'id 429496\d+ is out of range' ],
-    [ -2 ** 40 => 'id -1099511627776 is out of range' ], [ abc => 'id "abc" is not a number' ],
-    [ '' => 'id "" is not a number' ], [ undef => 'id "undef" is not a number' ],
-    [ "${handle_id}x" => 'id "\d+x" is not a number' ], [ [] => 'id a reference to ARRAY is not a number' ],
-    [ 9 ** 9 ** 9 => 'id (?i:inf)\w* is not a finite number' ])
+    [2**40           => 'id 1099511627776 is out of range'],  [2**32 + $handle_id => 'id 429496\d+ is out of range'],
+    [-2**40          => 'id -1099511627776 is out of range'], [abc                => 'id "abc" is not a number'],
+    [''              => 'id "" is not a number'],             [undef              => 'id "undef" is not a number'],
+    ["${handle_id}x" => 'id "\d+x" is not a number'],         [[] => 'id a reference to ARRAY is not a number'],
+    [9**9**9         => 'id (?i:inf)\w* is not a finite number'])
 {
     my ($id, $culprit) = @$bad;
     refused { remove_handle($id) } 'remove handle', $culprit, "remove_handle: $culprit";
@@ -420,7 +420,7 @@ refused { remove_timeout($handle_id) }
         update_timeout($handle_id, 0);
     };
     is("@warnings", '', 'update of an id once given out is quiet');
-    is_deeply([ $loop->calls ], [], '... and does not reach the loop');
+    is_deeply([$loop->calls], [], '... and does not reach the loop');
     is(state_now(), $before, '... and changes nothing');
 }
 dispatch_works('after bad ids');
@@ -428,17 +428,17 @@ dispatch_works('after bad ids');
 # Intervals.
 
 for my $bad (
-    [ x => 'interval "x" is not a number' ], [ '' => 'interval "" is not a number' ],
-    [ '5 ms' => 'interval "5 ms" is not a number' ],
-    [ 9 ** 9 ** 9 => 'interval (?i:inf)\w* is not a finite number' ],
-    [ -9 ** 9 ** 9 => 'interval (?i:-inf)\w* is not a finite number' ],
-    [ 'inf' => 'interval (?i:inf) is not a finite number' ],
-    [ -sin 9 ** 9 ** 9 => 'interval (?i:-?nan) is not a finite number' ],
-    [ 'nan' => 'interval (?i:nan) is not a finite number' ],
-    [ 2 ** 31 => 'interval 2147483648 is out of range' ], [ -2 ** 31 - 1 => 'interval -2147483649 is out of range' ],
-    [ 1e30 => 'interval 1e\+?30 is out of range' ],
-    [ {} => 'interval a reference to HASH is not a number' ],
-    [ $code => 'interval a reference to CODE is not a number' ])
+    [x            => 'interval "x" is not a number'], ['' => 'interval "" is not a number'],
+    ['5 ms'       => 'interval "5 ms" is not a number'],
+    [9**9**9      => 'interval (?i:inf)\w* is not a finite number'],
+    [-9**9**9     => 'interval (?i:-inf)\w* is not a finite number'],
+    ['inf'        => 'interval (?i:inf) is not a finite number'],
+    [-sin 9**9**9 => 'interval (?i:-?nan) is not a finite number'],
+    ['nan'        => 'interval (?i:nan) is not a finite number'],
+    [2**31        => 'interval 2147483648 is out of range'], [-2**31 - 1 => 'interval -2147483649 is out of range'],
+    [1e30         => 'interval 1e\+?30 is out of range'],
+    [{}           => 'interval a reference to HASH is not a number'],
+    [$code        => 'interval a reference to CODE is not a number'])
 {
     my ($ms, $culprit) = @$bad;
     refused { add_timeout($ms, $code) } 'add timeout', $culprit, "add_timeout: $culprit";
@@ -452,12 +452,12 @@ dispatch_works('after bad intervals');
 {
     my $object = bless \(my $address = 1), 'Sys::Virt::Event::Token';
     for my $bad (
-        [ undef, 'undef' ], [ 1, 'an integer' ], [ -1, 'a negative integer' ], [ 'x', 'a string' ],
-        [ \'x', 'a reference to a string' ], [ \1, 'a reference to an integer' ],
-        [ $code, 'code' ], [ My::Class->new, 'another object' ],
-        [ $object, 'an object blessed into the class of tokens' ],
-        [ ref $handle->{cb} ? "$handle->{cb}" : '', 'a token as text' ],
-        [ ${ $handle->{cb} }, 'what a token refers to' ], [ \$handle->{cb}, 'a reference to a token' ])
+        [undef, 'undef'],                   [1, 'an integer'], [-1, 'a negative integer'], ['x', 'a string'],
+        [\'x',  'a reference to a string'], [\1,             'a reference to an integer'],
+        [$code, 'code'],                    [My::Class->new, 'another object'],
+        [$object,                                  'an object blessed into the class of tokens'],
+        [ref $handle->{cb} ? "$handle->{cb}" : '', 'a token as text'],
+        [${ $handle->{cb} }, 'what a token refers to'], [\$handle->{cb}, 'a reference to a token'])
     {
         my ($token, $name) = @$bad;
         my $what = 'is not what add_handle or add_timeout was given';
@@ -483,8 +483,8 @@ dispatch_works('after bad intervals');
         refused { Sys::Virt::Event::_free_callback_opaque_helper($token, $token) }
             'free callback opaque', "\\\$ff $what", '... in _free_callback_opaque_helper';
     }
-    is_deeply([ map { [ $_->{id}, $_->{dispatched} ] } watches() ],
-        [ [ $handle_id, $count{handle} ], [ $timer_id, $count{timeout} ] ],
+    is_deeply([map { [$_->{id}, $_->{dispatched}] } watches()],
+        [[$handle_id, $count{handle}], [$timer_id, $count{timeout}]],
         'none of these has dispatched anything');
 
     my ($handle_token, $timer_token) = ($handle->{cb}, $timer->{cb});
@@ -531,7 +531,7 @@ dispatch_works('after bad tokens');
     $loop->_run_handle_callback('rubbish', [], '1', @$watch{qw(opaque ff)});
     Sys::Virt::Event::_run_handle_callback_helper(77, 78, 2, @$watch{qw(cb opaque)});
     my $fd = fileno $reader;
-    is_deeply(\@seen, [ "$id $fd 9", "$id $fd 1", "$id $fd 2" ],
+    is_deeply(\@seen, ["$id $fd 9", "$id $fd 1", "$id $fd 2"],
         '$watch and $fd given to the helper are for the eye only');
     remove_handle($id);
 }
@@ -548,13 +548,13 @@ like(exception_of { $loop->_run_handle_callback(1, 0, 1) },
         my $add = $kind eq 'handle' ? sub { add_handle($reader, 1, $_[0]) } : sub { add_timeout(5, $_[0]) };
         my $prefix = "Cannot add $kind: VirtTest::Loop::add_$kind";
         for my $case (
-            [ sub { return },             "$prefix returned undef at $0 line ", 'returns nothing' ],
-            [ sub { return undef },       "$prefix returned undef at $0 line ", 'returns undef' ],
-            [ sub { return -5 },          "$prefix returned -5 at $0 line ",    'returns -5' ],
-            [ sub { return '-1' },        "$prefix returned -1 at $0 line ",    'returns "-1"' ],
-            [ sub { return -0.5 },        "$prefix returned -0.5 at $0 line ",  'returns -0.5' ],
-            [ sub { die "no room\n" },    "no room\n",                          'dies' ],
-            [ sub { die $object },        $object,                              'dies with an object' ],
+            [sub { return },          "$prefix returned undef at $0 line ", 'returns nothing'],
+            [sub { return undef },    "$prefix returned undef at $0 line ", 'returns undef'],
+            [sub { return -5 },       "$prefix returned -5 at $0 line ",    'returns -5'],
+            [sub { return '-1' },     "$prefix returned -1 at $0 line ",    'returns "-1"'],
+            [sub { return -0.5 },     "$prefix returned -0.5 at $0 line ",  'returns -0.5'],
+            [sub { die "no room\n" }, "no room\n",                          'dies'],
+            [sub { die $object },     $object,                              'dies with an object'],
         ) {
             my ($answer, $expected, $name) = @$case;
             my $before = state_now();
@@ -580,10 +580,10 @@ for my $kind (qw(handle timeout)) {
         : sub { Test::Sys::Virt::EventImpl::CApi::add_timeout(5) };
     my $prefix = "Cannot add $kind: VirtTest::Loop::add_$kind";
     for my $case (
-        [ sub { return },          "$prefix returned undef at",  'returns nothing' ],
-        [ sub { return undef },    "$prefix returned undef at",  'returns undef' ],
-        [ sub { return -5 },       "$prefix returned -5 at",     'returns -5' ],
-        [ sub { die "no room\n" }, "$prefix died: no room\n",    'dies' ],
+        [sub { return },          "$prefix returned undef at", 'returns nothing'],
+        [sub { return undef },    "$prefix returned undef at", 'returns undef'],
+        [sub { return -5 },       "$prefix returned -5 at",    'returns -5'],
+        [sub { die "no room\n" }, "$prefix died: no room\n",   'dies'],
     ) {
         my ($answer, $expected, $name) = @$case;
         my $before = state_now();
@@ -596,7 +596,7 @@ for my $kind (qw(handle timeout)) {
         is(scalar @warnings, 1, '... with one warning');
         like($warnings[0], qr/\A\Q$expected\E/, '... that names class, method and reason');
         is(state_now(), $before, '... and nothing has changed');
-        is_deeply([ Test::Sys::Virt::EventImpl::CApi::events() ], [], '... and the free function is not called');
+        is_deeply([Test::Sys::Virt::EventImpl::CApi::events()], [], '... and the free function is not called');
     }
 }
 
@@ -604,7 +604,7 @@ for my $kind (qw(handle timeout)) {
 {
     my $object = My::Class->new;
     my @references = ($object, bless([], 'My::Negative'), [1], sub { }, \'x');
-    for my $key (0, '', 'key', '0 but true', '-abc', 1.5, 2 ** 40, @references) {
+    for my $key (0, '', 'key', '0 but true', '-abc', 1.5, 2**40, @references) {
         my $name = ref $key ? 'a reference to ' . (blessed $key // ref $key) : "'$key'";
         for my $kind (qw(handle timeout)) {
             $loop->on("add_$kind" => sub { return $key });
@@ -637,13 +637,13 @@ for my $kind (qw(handle timeout)) {
     my $remove_by_c = $kind eq 'handle' ? \&Test::Sys::Virt::EventImpl::CApi::remove_handle
         : \&Test::Sys::Virt::EventImpl::CApi::remove_timeout;
     for my $case (
-        [ sub { die "not now\n" },   "$prefix died: not now\n",    'dies' ],
-        [ sub { return -1 },         "$prefix returned -1 at $0 ", 'returns -1' ],
-        [ sub { return },            undef,                        'returns nothing' ],
-        [ sub { return undef },      undef,                        'returns undef' ],
-        [ sub { return 5 },          undef,                        'returns 5' ],
-        [ sub { return 'nonsense' }, undef,                        'returns a string' ],
-        [ sub { return [] },         undef,                        'returns a reference' ],
+        [sub { die "not now\n" },   "$prefix died: not now\n",    'dies'],
+        [sub { return -1 },         "$prefix returned -1 at $0 ", 'returns -1'],
+        [sub { return },            undef,                        'returns nothing'],
+        [sub { return undef },      undef,                        'returns undef'],
+        [sub { return 5 },          undef,                        'returns 5'],
+        [sub { return 'nonsense' }, undef,                        'returns a string'],
+        [sub { return [] },         undef,                        'returns a reference'],
     ) {
         my ($answer, $expected, $name) = @$case;
         my $before = state_now();
@@ -705,7 +705,7 @@ sub taken_as {
     is(taken_as($socket), fileno $socket, 'a socket');
     is(taken_as(fileno $dup), fileno $dup, 'a number');
     is(taken_as('' . fileno $dup), fileno $dup, 'a numeric string');
-    is(taken_as(bless [ fileno $dup ], 'My::Number'), fileno $dup, 'an object that is a number');
+    is(taken_as(bless [fileno $dup], 'My::Number'), fileno $dup,    'an object that is a number');
     is(taken_as(' 0 '), 0, 'a numeric string with blanks');
 
     my $fd = fileno $file;
@@ -726,9 +726,9 @@ sub ms_of {
     return "$watch->{ms} $updated->{ms}";
 }
 is(ms_of($$_[0]), "$$_[1] $$_[1]", "an interval of '$$_[0]' is $$_[1] ms")
-    for [ 0, 0 ], [ 1.9, 1 ], [ 0.9, 0 ], [ -0.5, 0 ], [ -1.9, -1 ], [ '1e3', 1000 ], [ '250', 250 ], [ '2.5', 2 ],
-        [ -100, -100 ],
-    [ 2 ** 31 - 1, 2147483647 ], [ 2 ** 31 - 0.5, 2147483647 ], [ -2 ** 31, -2147483648 ];
+    for [0, 0], [1.9, 1], [0.9, 0], [-0.5, 0], [-1.9, -1], ['1e3', 1000], ['250', 250], ['2.5', 2],
+        [-100, -100],
+    [2**31 - 1, 2147483647], [2**31 - 0.5, 2147483647], [-2**31, -2147483648];
 
 {
     my $id = add_handle($reader, '3', $code);
@@ -755,7 +755,7 @@ is(ms_of($$_[0]), "$$_[1] $$_[1]", "an interval of '$$_[0]' is $$_[1] ms")
     remove_timeout($_) for $id, $other, $named;
 }
 
-is_deeply([ map { $_->{id} } watches() ], [ $handle_id, $timer_id ], 'in the end there is what there was at first');
+is_deeply([map { $_->{id} } watches()], [$handle_id, $timer_id], 'in the end there is what there was at first');
 dispatch_works('in the end');
 remove_handle($handle_id);
 remove_timeout($timer_id);

@@ -59,10 +59,10 @@ sub names { return join ' ', map { join ' ', @$_ } @_ }
             returned => scalar @returned,
             same     => refaddr($returned[0]) == refaddr($loop) && refaddr($method) == refaddr($loop),
             is       => is_registered($loop),
-            calls    => [ $loop->calls ],
+            calls    => [$loop->calls],
         );
     };
-    is_deeply($got{before}, [ undef, undef ], 'at first nothing is registered');
+    is_deeply($got{before}, [undef, undef], 'at first nothing is registered');
     ok($got{returned} == 1 && $got{same}, 'register returns the object, as a function and as a method');
     ok($got{is}, 'registered and $eventimpl are the object');
     is_deeply($got{calls}, [], 'the object is asked for nothing yet');
@@ -74,11 +74,11 @@ sub names { return join ' ', map { join ' ', @$_ } @_ }
     };
     is("$class $is", 'Sys::Virt::Event::Poll 1', 'new and register can be chained');
 }
-is_deeply([ in_child {
+is_deeply([in_child {
     my @result = (register_default(), register_default());
     return (scalar @result, registered(), $Sys::Virt::Event::eventimpl);
-} ],
-    [ 0, 'default', undef ], q{libvirt's own loop is "default", is no object, and can be registered again});
+}],
+    [0, 'default', undef], q{libvirt's own loop is "default", is no object, and can be registered again});
 
 # The same object again.
 {
@@ -94,7 +94,7 @@ is_deeply([ in_child {
     ok($got{same}, 'the same object again is returned');
     is($got{error}, undef, '... also inside a callback');
     is($got{calls}, 'add_timeout 5', '... and nothing is done');
-    is_deeply($got{ids}, [ $got{id} ], '... and its watches stay');
+    is_deeply($got{ids}, [$got{id}], '... and its watches stay');
 }
 
 # Another object, when nothing is left.
@@ -109,10 +109,10 @@ is_deeply([ in_child {
         remove_timeout($timer);
         $one->calls;
         # The free function is run when the caller's statement ends, so this must be one.
-        my $remove = Test::Sys::Virt::EventImpl::CApi::_pack([ [ remove_handle => $handle ] ]);
+        my $remove = Test::Sys::Virt::EventImpl::CApi::_pack([[remove_handle => $handle]]);
         my @all = (
-            Test::Sys::Virt::EventImpl::CApi::_run($remove), [ Test::Sys::Virt::EventImpl::CApi::events() ],
-            register($two),                [ Test::Sys::Virt::EventImpl::CApi::events() ],
+            Test::Sys::Virt::EventImpl::CApi::_run($remove), [Test::Sys::Virt::EventImpl::CApi::events()],
+            register($two),                                  [Test::Sys::Virt::EventImpl::CApi::events()],
         );
         my $id = add_timeout(7, $code);
         $one->dispatch($token);
@@ -123,7 +123,7 @@ is_deeply([ in_child {
             is      => is_registered($two),
             one     => names($one->calls),
             two     => names($two->calls),
-            old_ids => [ $timer, $handle ],
+            old_ids => [$timer, $handle],
             id      => $id,
         );
     };
@@ -132,12 +132,12 @@ is_deeply([ in_child {
     ok($got{is}, 'another object takes over when nothing is left');
     is($got{one}, 'remove_handle 2', '... the first is asked no more');
     is($got{two}, 'add_timeout 7', '... the second is');
-    is_deeply([ @{ $got{old_ids} }, $got{id} ], [ 1, 2, 3 ], '... and ids go on');
+    is_deeply([@{ $got{old_ids} }, $got{id}], [1, 2, 3], '... and ids go on');
 }
 
 # Another object, while something is left.
 for my $case (
-    [ [1, 0], '1 handle' ], [ [0, 1], '1 timeout' ], [ [2, 0], '2 handles' ], [ [1, 3], '1 handle, 3 timeouts' ],
+    [[1, 0], '1 handle'], [[0, 1], '1 timeout'], [[2, 0], '2 handles'], [[1, 3], '1 handle, 3 timeouts'],
 ) {
     my ($what, $left) = @$case;
     my %got = in_child {
@@ -246,9 +246,9 @@ for my $case (
         register(VirtTest::Loop->new);
         return (held => \@held, released => \@released, then => [@My::Mortal::destroyed]);
     };
-    is_deeply($got{held}, [ 1, 'add_timeout 5' ], 'the registered object lives on without the program');
-    is_deeply($got{released}, [ 1, 'one' ], '... and is released when another takes its place');
-    is_deeply($got{then}, [ 'one', 'two' ], '... as is that one');
+    is_deeply($got{held},     [1,     'add_timeout 5'], 'the registered object lives on without the program');
+    is_deeply($got{released}, [1,     'one'],           '... and is released when another takes its place');
+    is_deeply($got{then},     ['one', 'two'],           '... as is that one');
 }
 {
     my $run = fresh_perl(<<'EOT', switches => ['-w']);
@@ -315,7 +315,7 @@ EOT
         qr/\ACannot remove timeout: My::Other::remove_timeout died: Can't locate object method "remove_timeout" via /,
         'a method that is no longer there is as one that dies');
     is_deeply(\@got,
-        [ 'first 2 second 3 parent 5 other 6 ', 'add_timeout 5', 'update_timeout 1 1', 'update_timeout 1 4' ],
+        ['first 2 second 3 parent 5 other 6 ', 'add_timeout 5', 'update_timeout 1 1', 'update_timeout 1 4'],
         'a method defined, redefined, deleted, inherited from another parent, and of another class after bless');
 }
 
@@ -384,8 +384,8 @@ EOT
     is($got{first}, 'add_handle 1', 'wake => 1 adds a handle at once');
     is_deeply($got{more}, [], '... exactly one');
     is($got{new_fd}, 0, '... whose fd is new');
-    is_deeply($got{flags}, [ 1, 1 ], '... closed on exec, and does not block');
-    is_deeply($got{idle}, [ 1, 0 ], '... and which is_idle and watches do not count');
+    is_deeply($got{flags}, [1, 1], '... closed on exec, and does not block');
+    is_deeply($got{idle},  [1, 0], '... and which is_idle and watches do not count');
     is($got{then}, 'add_timeout 5 remove_timeout 2',
         '... which stays as it is, dispatched or not, whatever is registered again or added and removed');
     is($got{after}, "remove_handle $got{key}", '... and is removed when another object takes over');
@@ -397,7 +397,7 @@ EOT
         my $loop = register(VirtTest::Loop->new, wake => 1);
         my $wake = $loop->latest;
         $loop->calls;
-        my $report = Test::Sys::Virt::EventImpl::CApi::run_blocked([ add_handle => $reader, 1 ]);
+        my $report = Test::Sys::Virt::EventImpl::CApi::run_blocked([add_handle => $reader, 1]);
         open my $wake_handle, '<&=', $wake->{fd} or die $!;
         my $readable = sub {
             my $bits = '';
@@ -414,14 +414,14 @@ EOT
         );
     };
     is($got{before}, '', 'a call of another thread does not reach the loop by itself');
-    is_deeply($got{readable}, [ 1, 0 ], '... the wake watch becomes readable until it is dispatched');
+    is_deeply($got{readable}, [1, 0], '... the wake watch becomes readable until it is dispatched');
     is($got{after}, "add_handle $got{fd} 1", '... and brings the call');
     is($got{id}, 1, '... whose id was known before');
 }
 {
     my %got = in_child {
         my $loop = register(VirtTest::Loop->new, wake => 0);
-        my $thread = Test::Sys::Virt::EventImpl::CApi::spawn([ sleep_ms => 100 ], [ add_timeout => 9 ]);
+        my $thread = Test::Sys::Virt::EventImpl::CApi::spawn([sleep_ms => 100], [add_timeout => 9]);
         my $id = add_timeout(5, $code);
         $thread->join;
         my $before = names($loop->calls);
@@ -437,9 +437,9 @@ EOT
         my $loop = VirtTest::Loop->new->register;
         my $id = add_timeout(5, $code);
         my $single = names($loop->calls);
-        my $thread = Test::Sys::Virt::EventImpl::CApi::spawn([ sleep_ms => 200 ]);
+        my $thread = Test::Sys::Virt::EventImpl::CApi::spawn([sleep_ms => 200]);
         update_timeout($id, 6);
-        my $added = names(map { [ $_->[0] ] } $loop->calls);
+        my $added   = names(map { [$_->[0]] } $loop->calls);
         my $wake = $loop->latest;
         my @counted = map { $_->{kind} } watches();
         remove_timeout($id);
@@ -466,7 +466,7 @@ EOT
         push @warnings, warnings_of { add_timeout(5, $code); remove_timeout(1) };
         return (warnings => \@warnings, is => is_registered($loop), asked => $asked);
     };
-    is_deeply($got{warnings}, [ "Cannot add handle: VirtTest::Loop::add_handle died: not me\n" ],
+    is_deeply($got{warnings}, ["Cannot add handle: VirtTest::Loop::add_handle died: not me\n"],
         'a loop that refuses the wake watch: a warning');
     is($got{asked}, 1, '... and it is not asked again');
     ok($got{is}, '... and registered all the same');
@@ -477,9 +477,9 @@ EOT
         register($one, wake => 1);
         $one->on(remove_handle => sub { die "never\n" });
         my @warnings = warnings_of { register($two, wake => 1) };
-        return (warnings => \@warnings, is => is_registered($two), two => names(map { [ $_->[0] ] } $two->calls));
+        return (warnings => \@warnings, is => is_registered($two), two => names(map { [$_->[0]] } $two->calls));
     };
-    is_deeply($got{warnings}, [ "Cannot remove handle: VirtTest::Loop::remove_handle died: never\n" ],
+    is_deeply($got{warnings}, ["Cannot remove handle: VirtTest::Loop::remove_handle died: never\n"],
         'a loop that dies when the wake watch is removed: a warning');
     ok($got{is}, '... and the other object takes over');
     is($got{two}, 'add_handle', '... with a wake watch of its own');
@@ -504,11 +504,11 @@ EOT
         return (@got, runs => $runs, passes => $passes);
     };
     is($got{added}, 1, 'Poll has a wake watch');
-    is_deeply([ @got{qw(watches idle)} ], [ 0, 1 ], '... uncounted');
-    is_deeply([ @got{qw(empty empty_limited)} ], [ 0, 0 ], '... run_once is false at once when nothing else is there');
-    is_deeply([ @got{qw(runs passes)} ], [ 3, 3 ], '... so that `1 while $loop->run_once` ends');
+    is_deeply([@got{qw(watches idle)}],        [0, 1], '... uncounted');
+    is_deeply([@got{qw(empty empty_limited)}], [0, 0], '... run_once is false at once when nothing else is there');
+    is_deeply([@got{qw(runs passes)}],         [3, 3], '... so that `1 while $loop->run_once` ends');
     is($got{nothing_armed}, 0, '... nor does it sleep for what is switched off');
-    is_deeply([ in_child { register(My::Poll->new, wake => 0); return scalar @My::Poll::added } ], [0],
+    is_deeply([in_child { register(My::Poll->new, wake => 0); return scalar @My::Poll::added }], [0],
         '... unless the program says wake => 0');
 }
 

@@ -105,7 +105,7 @@ EOT
 sub runs {
     my ($code, $stdout, $name, %opt) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    my $run = fresh_perl($code, switches => [ '-w', @{ $opt{switches} || [] } ]);
+    my $run = fresh_perl($code, switches => ['-w', @{ $opt{switches} || [] }]);
     is($run->{stdout}, $stdout, $name);
     is($run->{stderr}, '', '... without a warning under -w');
     is("$run->{exit} $run->{signal} $run->{timed_out}", '0 0 0', '... and ends well');
@@ -155,11 +155,11 @@ EOT
 
 # Sys::Virt broken: the program hears of it.
 for my $case (
-    [ 'package Sys::Virt; die "broken on purpose\n"; 1', qr/\Abroken on purpose\n/, 'that dies' ],
-    [ 'package Sys::Virt; 0', qr/\ASys\/Virt\.pm did not return a true value/, 'that returns false' ],
-    [ 'package Sys::Virt; require No::Such::Module; 1', qr/\ACan't locate No\/Such\/Module\.pm in \@INC/,
-        'that lacks a module of its own' ],
-    [ 'package Sys::Virt; sub {', qr/Missing right curly/, 'with a syntax error' ],
+    ['package Sys::Virt; die "broken on purpose\n"; 1', qr/\Abroken on purpose\n/, 'that dies'],
+    ['package Sys::Virt; 0', qr/\ASys\/Virt\.pm did not return a true value/,      'that returns false'],
+    ['package Sys::Virt; require No::Such::Module; 1', qr/\ACan't locate No\/Such\/Module\.pm in \@INC/,
+        'that lacks a module of its own'],
+    ['package Sys::Virt; sub {', qr/Missing right curly/, 'with a syntax error'],
 ) {
     my ($source, $text, $name) = @$case;
     my $run = fresh_perl(with_source($source) . "use Sys::Virt::Event; print 'goes on';", switches => ['-w']);
@@ -300,7 +300,7 @@ write_text("$lib/Sys/Virt/EventImpl.pm", $text_of_ours{EventImpl});
 write_text("$lib/Sys/Virt/$_.pm", text_of("$lib/Sys/Virt/$_.pm") =~ s/^(our \$VERSION) = '[0-9._]+'/$1 = '99.5'/mr)
     for qw(Event EventImpl Event/Identity);
 {
-    my $run = fresh_perl('use Sys::Virt::Event; print "goes on"', switches => [ '-w', "-I$lib" ]);
+    my $run = fresh_perl('use Sys::Virt::Event; print "goes on"', switches => ['-w', "-I$lib"]);
     like($run->{stderr}, qr/object version [0-9.]+ does not match bootstrap parameter 99\.5/,
         'a shared object of another version');
     like($run->{stderr}, qr{\Q$lib\E/Sys/Virt/Event\.pm and its shared object come from different},
@@ -315,7 +315,7 @@ sub dies_with {
     my ($code, $dirs, $message, $name, %opt) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my %from = $opt{bare} ? (installed => 1) : ();
-    my $run = fresh_perl("$code print 'goes on'", switches => [ '-w', map { "-I$_" } @$dirs ], %from);
+    my $run  = fresh_perl("$code print 'goes on'", switches => ['-w', map { "-I$_" } @$dirs], %from);
     like($run->{stderr}, qr{^\Q$message\E$}m, "$name: the message");
     is($run->{stdout}, '', '... and the program does not go on');
 }

@@ -46,6 +46,14 @@ my @left = in_child {
 };
 is_deeply \@left, [('the others', '7 7', '') x 3], 'each of three watches in one chain of the table can be removed';
 
+# The limit of a connection's own calls: one at a time, in this process.
+my @limits = in_child {
+    my @seen = Sys::Virt::Event::_end_limit();
+    push @seen, Sys::Virt::Event::_limit_calls(1e300, 1, 2), Sys::Virt::Event::_limit_calls(1, 1, 2);
+    return map { $_ ? 1 : 0 } @seen, Sys::Virt::Event::_end_limit(), Sys::Virt::Event::_end_limit();
+};
+is_deeply \@limits, [0, 1, 0, 0, 0], 'a limit that is not there is not ended, and there is one at a time';
+
 # A pipe that is full is readable, and what comes then is not lost.
 my @full = in_child {
     my $loop = VirtTest::Loop->new->register(wake => 1);

@@ -183,7 +183,7 @@ for my $end (0, 1) {
         select $rung, undef, undef, 0;
         return ("@calls", $rung =~ tr/\0//c, scalar watches());
     };
-    is_deeply \@half, ["add_timeout remove_handle add_handle", 0, 1], qw(reading writing)[$end] . ' end of the wake fd closed: '
+    is_deeply \@half, ["add_timeout remove_handle add_handle", 0, 1], (qw(reading writing))[$end] . ' end of the wake fd closed: '
         . 'another one, and nothing is lost';
 }
 

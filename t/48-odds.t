@@ -72,7 +72,7 @@ my ($parents, $childs) = in_child {
     my $pid = fork // die "Cannot fork: $!";
     if (!$pid) {
         Test::Sys::Virt::EventImpl::CApi::spawn([add_timeout => 1])->join;
-        my $woken = $loop->run_once(5) && @{[watches()]};
+        my $woken = $loop->run_once(5) && @{ [watches()] };
         syswrite $writer, $woken ? 'y' : 'n';
         POSIX::_exit(0);
     }

@@ -83,9 +83,9 @@ part 'run_once tells whether there is something to wait for' => sub {
     my ($reader, $writer) = pipe_pair();
     ok !$loop->run_once, 'nothing';
     ok !$loop->run_once(5), 'nothing, with a limit';
-    my $off = add_timeout(-1, sub {});
+    my $off = add_timeout(-1, sub { });
     ok !$loop->run_once, 'a disabled timer';
-    my $deaf = add_handle($reader, 0, sub {});
+    my $deaf = add_handle($reader, 0, sub { });
     ok !$loop->run_once, 'a handle of mask 0';
     update_handle($deaf, READABLE);
     ok $loop->run_once(0), 'a handle';
@@ -238,7 +238,7 @@ part 'mask 0 costs nothing' => sub {
 part '0 ms timers starve nothing' => sub {
     my ($reader, $writer) = ready_pipe();
     my %calls = map { $_ => 0 } qw(one two handle timer);
-    add_timeout(0, sub { $calls{$_[0]}++ });
+    add_timeout(0, sub { $calls{ $_[0] }++ });
     my @zero = map { my $name = $_; add_timeout(0, sub { $calls{$name}++ }) } qw(one two);
     add_handle($reader, READABLE, sub { $calls{handle}++ });
     add_timeout(3, sub { $calls{timer}++ });
@@ -254,7 +254,7 @@ part 'a closed fd' => sub {
     my ($other, $other_writer) = pipe_pair();
     my @events;
     my $id = add_handle($reader, READABLE, sub { push @events, $_[2] });
-    add_handle($other, READABLE, sub {});
+    add_handle($other, READABLE, sub { });
     my $fd = fileno $reader;
     close $reader;
     $loop->run_once(0) for 1 .. 3;
@@ -277,7 +277,7 @@ part 'a closed fd' => sub {
     my @pairs = map { [pipe_pair()] } 1 .. 5;
     my %count;
     for my $pair (@pairs) {
-        add_handle($pair->[0], READABLE, sub { $count{$_[0]} .= $_[2]; $loop->run_once(0) if keys %count == 1 });
+        add_handle($pair->[0], READABLE, sub { $count{ $_[0] } .= $_[2]; $loop->run_once(0) if keys %count == 1 });
     }
     close $_->[0] for @pairs;
     $loop->run_once(0) for 1 .. 3;
@@ -408,7 +408,7 @@ sub one_call {
     my @targets = $target eq 'self' ? () : map { $add{$kind}->($target eq 'ready') } 1, 2;
     my $self = $add{$caller}->(1);
     push @targets, $target eq 'self' ? $self : map { $add{$kind}->($target eq 'ready') } 1, 2;
-    my $done = add_timeout(-1, sub {});
+    my $done = add_timeout(-1, sub { });
     "Test::Sys::Virt::EventImpl::CApi"->can("on_$caller")->($self, map { [$name => $_, @value] } @targets);
     Test::Sys::Virt::EventImpl::CApi::events();
     $loop->run_once(0) for 1 .. 4;
@@ -457,8 +457,8 @@ part 'callbacks that add' => sub {
 part 'hundreds of watches' => sub {
     my @pipes = map { [pipe_pair()] } 1 .. 200;
     my (%handles, %timers);
-    my @ids    = map { my $reader = $_->[0]; add_handle($reader, READABLE, sub { get_byte($reader); $handles{$_[0]}++ }) } @pipes;
-    my @timers = map { add_timeout($_ % 3 ? -1 : $_ % 20, sub { $timers{$_[0]}++; remove_timeout($_[0]) }) } 1 .. 300;
+    my @ids = map { my $reader = $_->[0]; add_handle($reader, READABLE, sub { get_byte($reader); $handles{ $_[0] }++ }) } @pipes;
+    my @timers = map { add_timeout($_ % 3 ? -1 : $_ % 20, sub { $timers{ $_[0] }++; remove_timeout($_[0]) }) } 1 .. 300;
     my @ready  = grep { $_ % 7 == 0 } 0 .. $#pipes;
     put_byte($pipes[$_][1]) for @ready;
     $loop->run_once(0);

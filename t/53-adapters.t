@@ -24,7 +24,7 @@ my @verdicts = side_by_side(map {
     my $adapter = $_;
     sub {
         [eventimpl_verdicts(
-            VirtTest::Adapters::maker($adapter), skip => $adapter->{skip} || {}, @suites ? (suites => \@suites) : ()
+            VirtTest::Adapters::maker($adapter), skip => VirtTest::Adapters::skips_of($adapter), @suites ? (suites => \@suites) : ()
         )]
     }
 } @adapters);

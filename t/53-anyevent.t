@@ -155,6 +155,22 @@ wait_for_it() for 1 .. 5;
 PERL
     join '', "object 1\n", "object 2\n", "done\n", ("text timer\n") x 4, "done\n";
 
+# The handler is due when the callback has returned, amid Event's C code.
+SKIP: {
+    skip 'Event is not installed', 2 if !has('Event');
+    prints 'a signal handler that dies in run_until leaves Event in order', <<'PERL', "dies\ndies\ndone\n", 'Event';
+package Signalled;
+use parent 'Sys::Virt::Event::AnyEvent';
+sub _run_timeout_callback { my ($loop, @args) = @_; $loop->SUPER::_run_timeout_callback(@args); kill USR1 => $$ }
+package main;
+my $loop = Signalled->new->register;
+my $calls = 0;
+$SIG{USR1} = sub { die "dies\n" if $calls < 3 };
+add_timeout(1, sub { $calls++ });
+for (1 .. 3) { print +(exception_of { $loop->run_until(sub { $calls == 3 }) }) // "done\n" }
+PERL
+}
+
 SKIP: {
     skip 'Event is not installed', 2 if !has('Event');
     my $logged = "logged\nlogged\ndone\ntimer\ndone\n";

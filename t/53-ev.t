@@ -168,6 +168,25 @@ syswrite $theirs, '.';
 $loop->run_until(sub { $is_told }, 10);
 PERL
 
+# What the manual warns of; should it change, so should that.
+prints "EV::run: a handler in %SIG waits for a watcher of Perl's", <<'PERL', "waited\n";
+use EV;
+$class->new->register;
+my $id = add_timeout(-1, sub { });
+my ($due, $handled) = (now() + 0.5);
+local $SIG{USR1} = sub { $handled //= now() };
+my $test = $$;
+defined(my $pid = fork) or die "Cannot fork: $!";
+if (!$pid) {
+    pause(0.1);
+    kill USR1 => $test;
+    POSIX::_exit(0);
+}
+my $timer = stop_after(0.5);
+EV::run;
+print $handled >= $due - 0.1 ? "waited\n" : "at once\n";
+PERL
+
 prints 'stop ends run_for, not the loop of the program', <<'PERL', "stopped\ngoes on\n";
 use EV;
 my $loop = $class->new->register;
@@ -264,6 +283,20 @@ my $w = EV::timer(0.05, 0, sub { });
 EV::run;
 print "ends\n";
 POSIX::_exit(0);
+PERL
+
+# libev shows that it is readable, which nobody has asked for: it is left alone for a while.
+prints 'a handle that is removed meanwhile', <<'PERL', "ends\n";
+use EV;
+my $loop = $class->new(hold_loop => 0)->register;
+my ($ours, $theirs) = socket_pair();
+syswrite $theirs, 'x';
+my $id = add_handle($ours, HANDLE_HANGUP, sub { print "told\n" });
+$loop->run_for(0.001);
+remove_handle($id);
+my $w = EV::timer(0.1, 0, sub { });
+EV::run;
+print "ends\n";
 PERL
 
 # A thread that forks and is not the owner leaves nothing registered in the child; what EV still has must do nothing.

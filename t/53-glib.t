@@ -271,6 +271,41 @@ kill KILL => $pid;
 waitpid $pid, 0;
 PERL
 
+# What the manual warns of; should it change, so should that.
+my $LATE = <<'PERL';
+my $main = Glib::MainLoop->new($loop->loop);
+my ($handled, $late) = (0);
+$SIG{USR1} = sub { $handled++ || !$dies or die "dies\n"; $late //= now() };
+my $test = $$;
+my $sender = fork // die "Cannot fork: $!";
+if (!$sender) {
+    do { pause(0.02) } while getppid == $test && kill USR1 => $test;
+    POSIX::_exit(0);
+}
+print exception_of { $main->run } if $dies;
+my $due = now() + 0.5;
+add_timeout(500, sub { $main->quit });
+$main->run;
+kill KILL => $sender;
+waitpid $sender, 0;
+print $late >= $due - 0.1 ? "waited\n" : "at once\n";
+PERL
+prints 'MainLoop->run: a handler in %SIG that dies has those after it wait for Perl code', <<'PERL' . $LATE, "dies\nwaited\n";
+use Glib;
+use POSIX ();
+use Sys::Virt::Event::Glib;
+my $loop = Sys::Virt::Event::Glib->new->register;
+my $dies = 1;
+PERL
+prints 'MainLoop->run: in another context a handler in %SIG waits for Perl code', <<'PERL' . $LATE, "waited\n"
+use Glib;
+use POSIX ();
+use Sys::Virt::Event::Glib;
+my $loop = Sys::Virt::Event::Glib->new(context => Glib::MainContext->new)->register;
+my $dies = 0;
+PERL
+    if has_contexts();
+
 prints 'signal handlers run in callbacks of the program', <<'PERL', "handled\n";
 use Glib;
 use Sys::Virt::Event::Glib -register;

@@ -33,6 +33,14 @@ PERL
 
 registers_itself('Sys::Virt::Event::IOAsync');
 
+my $run = fresh_perl(<<'PERL', env => { IO_ASYNC_LOOP => 'Select' });
+use Sys::Virt::Event;
+use Sys::Virt::Event::IOAsync -register;
+Sys::Virt::Event::add_handle(0, 1, sub { });
+print exists $INC{'IO/Poll.pm'} ? "it is loaded by others\n" : "watched\n";
+PERL
+is "$run->{stdout}$run->{stderr}", "watched\n", 'IO::Handle need not be loaded';
+
 prints 'exceptions of new', <<'PERL', <<'EXPECTED';
 use Sys::Virt::Event::IOAsync;
 sub try { my ($code) = @_; print exception_of(\&$code) // "none\n" }
@@ -120,7 +128,8 @@ for my $loop (qw(Select Poll Epoll)) {
 SKIP: {
     skip 'IO::Async::Loop::Glib is not installed', 2
         if VirtTest::Adapters::missing_modules({ modules => ['IO::Async::Loop::Glib'] });
-    prints 'with the loop on GLib, they reach the handlers of Glib', <<'PERL', "handle 1\nhandle 2\ntimer 1\n",
+    my $told = "handle 1\nhandle 2\ntimer 1\nSys::Virt::Event::Glib\n";
+    prints 'with the loop on GLib, they reach the handlers of Glib, since its class does the work', <<'PERL', $told,
 use IO::Async::Loop;
 use Sys::Virt::Event::IOAsync -register;
 my $main = IO::Async::Loop->new;
@@ -134,6 +143,7 @@ remove_handle($handle);
 $count = 0;
 add_timeout(1, sub { $main->stop if ++$count == 2; die "timer $count\n" if $count < 2 });
 $main->run;
+print ref registered(), "\n";
 PERL
         env => { IO_ASYNC_LOOP => 'Glib' };
 }
@@ -176,6 +186,31 @@ $main->later(sub {
 $main->run;
 print "done\n";
 PERL
+
+# Poll's own goes on waiting.
+for my $loop (qw(Select Poll Epoll Glib)) {
+    SKIP: {
+        skip "IO::Async::Loop::$loop is not installed", 2
+            if VirtTest::Adapters::missing_modules({ modules => ["IO::Async::Loop::$loop"] });
+        prints "stop in a handler of %SIG ends run_until, $loop", <<'PERL', "stopped\n0 fds more\n", env => { IO_ASYNC_LOOP => $loop };
+use Sys::Virt::Event::IOAsync -register;
+use Time::HiRes ();
+my $loop = registered();
+add_timeout(-1, sub {});
+$loop->run_for(0.001);
+my $before = () = open_fds();
+for (1 .. 3) {
+    local $SIG{ALRM} = sub { $loop->stop };
+    Time::HiRes::alarm(0.05);
+    $loop->run_until(sub { 0 }, 20) and die;
+}
+print "stopped\n";
+$loop->run_for(0.001);
+my $after = () = open_fds();
+print $after - $before, " fds more\n";
+PERL
+    }
+}
 
 prints "libvirt's timers leave files and timers of the program their turn", <<'PERL', "1 1\n";
 use IO::Async::Loop;

@@ -284,7 +284,7 @@ subtest 'own loop on test:///default' => sub {
     my @methods = qw(suspend resume shutdown create destroy);
     is $ours->{common}, join('',
         "registered\nadd_timeout -1 -> T1\n",
-        (map {;
+        (map { ;
             "update_timeout T1 0\ndid $methods[$_]\n", "update_timeout T1 -1\nevent: $TEST_EVENTS[$_]\nrun_once: 1\n"
         } 0 .. $#methods),
         "remove_timeout T1\nclosed\n0 passes\n"), 'its events and calls';

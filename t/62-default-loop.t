@@ -65,7 +65,7 @@ subtest 'ids, arguments, constants' => sub {
 
     close $writer;
     run_while_not(sub { @{ $got{handle} } > 1 });
-    is $got{handle}[1][2] & HANDLE_HANGUP, HANDLE_HANGUP, 'a hang-up is told';
+    is HANDLE_HANGUP & $got{handle}[1][2], HANDLE_HANGUP, 'a hang-up is told';
 
     is_deeply [map { [@$_{qw(id kind)}, $_->{fd} // $_->{ms}] } watches()],
         [[$timer, 'timeout', -1], [$handle, 'handle', fileno $reader]], 'watches';

@@ -174,7 +174,7 @@ subtest 'what a call costs' => sub {
     is_deeply [map { $_->{kind} } watches()], [qw(handle timeout)], 'a handle and a timer';
     my $before = (watches())[0]{dispatched};
     $conn->num_of_domains for 1 .. 10;
-    is +(watches())[0]{dispatched}, $before, 'no dispatch in a call';
+    is((watches())[0]{dispatched}, $before, 'no dispatch in a call');
     undef $conn;
     ok drain(LONG), 'idle';
     is_all_released(0);

@@ -9,7 +9,8 @@ use lib "$FindBin::Bin/lib";
 
 use SideBySide qw(side_by_side);
 use Test::More;
-use VirtTest qw(watchdog fresh_perl adapter_classes);
+use VirtTest qw(watchdog fresh_perl);
+use VirtTest::Adapters qw(adapter_classes);
 use Test::Sys::Virt::EventImpl::Daemon;
 
 watchdog(150);

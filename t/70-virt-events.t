@@ -158,6 +158,7 @@ subtest 'arguments of all events are in the manual, and written as it says' => s
     }
     my @newer = (
         Sys::Virt::Domain->can('EVENT_ID_NIC_MAC_CHANGE')   ? () : 'domain/nic-mac-change',
+        Sys::Virt::Domain->can('EVENT_ID_VCPU_REMOVED')     ? () : 'domain/vcpu-removed',
         Sys::Virt::Network->can('EVENT_ID_METADATA_CHANGE') ? () : 'network/metadata-change',
     );
     is_deeply [sort keys %listed], [(map { "connection/$_" } qw(closed failed retry)), @newer], 'and no others';

@@ -258,6 +258,7 @@ my %ARGS = (
     ],
     'domain/memory-device-size-change' => [['dimm0', 1024], { alias => 'dimm0', size => 1024 }],
     'domain/nic-mac-change'      => [['net0', 'a', 'b'], { alias => 'net0', old => 'a', new => 'b' }],
+    'domain/vcpu-removed'        => [[3], { vcpu => 3 }],
     'network/metadata-change'    => [[0, undef], { type => 'description', type_code => 0, nsuri => undef }],
     'pool/refresh'               => [[], {}],
     'device/update'              => [[], {}],

@@ -128,7 +128,7 @@ my @NO_INTEGERS = (
     [undef, 'undef is not a number'], ['x', '"x" is not a number'], ['', '"" is not a number'],
     [[], 'a reference to ARRAY is not a number'], [*STDIN, '*main::STDIN is not a number'],
     [bless({}, 'My::Class'), 'an object of class My::Class is not a number'],
-    ['nan', 'nan is not a finite number'], [1e300, '1e+300 is out of range'], [2 ** 31, '2147483648 is out of range'],
+    ['nan', 'nan is not a finite number'], [1e300, '1e+300 is out of range'], [2**31, '2147483648 is out of range'],
 );
 my @NO_CODE = (
     [undef, 'undef'], ['main', '"main"'], [7, '7'], [[], 'a reference to ARRAY'],

@@ -35,7 +35,7 @@ our $refusing;
     sub add_handle {
         my ($self, @args) = @_;
         die "refused\n" if $refusing;
-        $self->{++$last_key} = \@args;
+        $self->{ ++$last_key } = \@args;
         return $last_key;
     }
     sub update_handle { my ($self, $key, $value) = @_; $self->{$key}[-4] = $value; return }

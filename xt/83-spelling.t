@@ -22,8 +22,8 @@ done_testing;
 
 sub words_of_pod {
     my ($file) = @_;
-    open my $in, '<', \ text_of($file) or die "Cannot read: $!\n";
-    open my $out, '>', \ my $text or die "Cannot write: $!\n";
+    open my $in,  '<', \text_of($file) or die "Cannot read: $!\n";
+    open my $out, '>', \my $text       or die "Cannot write: $!\n";
     Pod::Spell->new(no_wide_chars => 1)->parse_from_filehandle($in, $out);
     return $text // '';
 }

@@ -17,7 +17,7 @@ use Test::Sys::Virt::EventImpl::Util;
 use Time::HiRes qw(time);
 
 our @EXPORT    = qw(watchdog warnings_of exception_of fresh_perl pipe_pair socket_pair open_fds thread_count);
-our @EXPORT_OK = qw(patience has_epoll adapter_classes run_once installed_inc);
+our @EXPORT_OK = qw(patience has_epoll run_once installed_inc);
 
 my $watchdog;
 
@@ -40,12 +40,6 @@ sub watchdog {
 
 # Whether VirtTest::EpollLoop can be loaded: it needs perl's own translation of a C header, which not every perl has.
 sub has_epoll { return $^O eq 'linux' && grep { -e "$_/syscall.ph" } grep { !ref } @INC }
-
-# Adapters that a test is run with: the one in C, unless TEST_LOOPS names others.
-sub adapter_classes {
-    return split ' ', $ENV{TEST_LOOPS} if defined $ENV{TEST_LOOPS};
-    return grep({ !ref && -e "$_/EV.pm" } @INC) ? 'Sys::Virt::Event::EV' : ();
-}
 
 # One pass of any loop, which waits at most so long. An adapter runs until something was called: in an iteration of POE's,
 # or AnyEvent's, there may be nothing to see.
@@ -89,7 +83,7 @@ sub fresh_perl {
         %ENV = (%ENV, %{ $opt{env} || {} });
         # Should the test itself be killed before it can kill this process.
         alarm POSIX::ceil($limit) + 5;
-        exec { $^X } $^X, @{ $opt{switches} || [] }, @includes, '-e', $code, @{ $opt{args} || [] }
+        exec {$^X} $^X, @{ $opt{switches} || [] }, @includes, '-e', $code, @{ $opt{args} || [] }
             or POSIX::_exit(127);
     }
 

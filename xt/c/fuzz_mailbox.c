@@ -105,11 +105,16 @@ static void silence(sve_mailbox *box, model *all)
 static void step_of_fd(sve_mailbox *box, model *all, unsigned which)
 {
     switch (which) {
-    case 0: case 1: use_fd(box, all); break;
-    case 2: case 3: ring(box, all); break;
-    case 4: case 5: silence(box, all); break;
+    case 0:
+    case 1: use_fd(box, all); break;
+    case 2:
+    case 3: ring(box, all); break;
+    case 4:
+    case 5: silence(box, all); break;
     /* A reader without its writer is no bell any more, so that is not tried. */
-    case 7: lose(box->write_fd, &all->writer, 1); /* fall through */
+    case 7:
+        lose(box->write_fd, &all->writer, 1);
+        /* fall through */
     case 6:
         lose(box->read_fd, &all->reader, 0);
         all->rung = false;

@@ -7,7 +7,11 @@
 enum { MOST = 1024 };
 
 /* In the order of their ids, as these rise. */
-typedef struct { sve_watch *watches[MOST]; size_t count; int last_id; } model;
+typedef struct {
+    sve_watch *watches[MOST];
+    size_t count;
+    int last_id;
+} model;
 
 #define check(what) ((what) ? (void)0 : abort())
 

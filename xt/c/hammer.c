@@ -35,15 +35,19 @@ enum {
 
 #define check(what) ((what) ? (void)0 : fail(#what, __LINE__))
 
-__attribute__((noreturn))
-static void fail(const char *what, int line)
+__attribute__((noreturn)) static void fail(const char *what, int line)
 {
     fprintf(stderr, "hammer.c:%d: this is not so: %s\n", line, what);
     _exit(1);
 }
 
 /* What libvirt would pass as opaque. */
-typedef enum { ASKED_FOR, ATTACHED, REFUSED, DETACHED } state;
+typedef enum {
+    ASKED_FOR,
+    ATTACHED,
+    REFUSED,
+    DETACHED,
+} state;
 
 typedef struct {
     sve_kind kind;
@@ -73,10 +77,17 @@ static bool is_due;
 static unsigned long callbacks, frees, gone, busy, wake_ups;
 
 static pthread_t owner;
-static bool is_owner(sve_loop *loop) { (void)loop; return pthread_equal(pthread_self(), owner); }
+static bool is_owner(sve_loop *loop)
+{
+    (void)loop;
+    return pthread_equal(pthread_self(), owner);
+}
 
 /* Random numbers of one caller, and how many calls it has made. */
-typedef struct { uint64_t random; int calls; } caller;
+typedef struct {
+    uint64_t random;
+    int calls;
+} caller;
 static caller the_owner;
 
 static unsigned below(caller *self, unsigned limit)
@@ -90,7 +101,10 @@ static unsigned below(caller *self, unsigned limit)
 static bool one_in(caller *self, unsigned n) { return below(self, n) == 0; }
 
 /* The right to call for an id, and the value it was given last. */
-typedef struct { int id, value; sve_kind kind; } ticket;
+typedef struct {
+    int id, value;
+    sve_kind kind;
+} ticket;
 static _Atomic uint64_t board[BOARD];
 
 static uint64_t word_of(ticket t) { return (uint64_t)t.value << 32 | (uint64_t)t.id << 1 | (uint64_t)t.kind; }
@@ -230,7 +244,11 @@ static void own_turn(void)
 
 /* The back-end. */
 
-static void enter_backend(void) { check(is_owner(NULL)); in_backend++; }
+static void enter_backend(void)
+{
+    check(is_owner(NULL));
+    in_backend++;
+}
 
 /* Methods of a Perl object may call libvirt in their turn. */
 static void leave_backend(void)
@@ -307,7 +325,12 @@ static void detach(sve_loop *loop, sve_watch *watch)
     leave_backend();
 }
 
-static void later(sve_loop *loop) { (void)loop; check(is_owner(NULL)); is_due = true; }
+static void later(sve_loop *loop)
+{
+    (void)loop;
+    check(is_owner(NULL));
+    is_due = true;
+}
 
 static int bell[2], done[2];
 
@@ -320,7 +343,7 @@ static void ring(sve_loop *loop)
 }
 
 static sve_loop backend = {
-    .is_owner = is_owner, .attach = attach, .update = update, .detach = detach, .later = later,
+    .is_owner = is_owner, .attach = attach, .update = update, .detach = detach, .later = later
 };
 
 /* What the owner does of its own accord. */
@@ -432,7 +455,7 @@ static int sleep_till_woken(void)
     char ended[THREADS];
     check(backend.wake || wake);
     struct pollfd fds[] = {
-        { .fd = backend.wake ? bell[0] : wake->fd, .events = POLLIN }, { .fd = done[0], .events = POLLIN },
+        { .fd = backend.wake ? bell[0] : wake->fd, .events = POLLIN }, { .fd = done[0], .events = POLLIN }
     };
     while (poll(fds, 2, -1) < 0)
         continue;
@@ -451,7 +474,8 @@ static void run_until_threads_end(void)
         switch (below(&the_owner, 8)) {
         case 0: own_turn(); break;
         case 1: dispatch_stale(); break;
-        case 2: case 3: left -= sleep_till_woken(); break;
+        case 2:
+        case 3: left -= sleep_till_woken(); break;
         default: dispatch_one();
         }
     }

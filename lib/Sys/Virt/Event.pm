@@ -1011,9 +1011,9 @@ handlers, for both processes. A daemon that closes all file descriptors leaves t
 =back
 
 A child that has had silent handles in its loop for a second, while the parent still lives, prints a warning that starts
-with C<Connections that were opened before this process was forked stay silent>. It names the two ways out. L</adopt()> is
-for a child that goes on with the connections although the parent lives, and the parent does not. L</forget()> is for a
-child that has no use for them; a loop of its own can be registered afterwards, if the program's own watches are
+with C<Connections that were opened before this process was forked stay silent>. It names the two ways out. L</adopt()>
+is for a child that goes on with the connections although the parent lives, and the parent does not. L</forget()> is
+for a child that has no use for them; a loop of its own can be registered afterwards, if the program's own watches are
 removed as well.
 
 Timers of libvirt are memory, not sockets: events that were waiting in a timer at the moment of the fork are delivered

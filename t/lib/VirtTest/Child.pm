@@ -26,7 +26,7 @@ sub in_child(&) {
         my @result;
         my $died = eval { @result = $code->(); 1 } ? undef : "$@";
         binmode $writer;
-        print $writer Storable::freeze([ $died, @result ]);
+        print $writer Storable::freeze([$died, @result]);
         close $writer;
         POSIX::_exit(0);
     }

@@ -20,7 +20,7 @@ sub serve {
         POSIX::dup2(fileno $listen, 10);
         open STDOUT, '>', '/dev/null';
         $ENV{MOJO_LOG_LEVEL} = 'fatal';
-        exec { $^X } $^X, '-w', map({ "-I$_" } grep { !ref } @INC), $program, 'daemon', '-l', 'http://127.0.0.1?fd=10'
+        exec {$^X} $^X, '-w', map({ "-I$_" } grep { !ref } @INC), $program, 'daemon', '-l', 'http://127.0.0.1?fd=10'
             or POSIX::_exit(127);
     }
     return ('127.0.0.1:' . $listen->sockport, $pid);

@@ -225,9 +225,9 @@ What libvirt calls: see L<Sys::Virt::Event/METHODS A LOOP PROVIDES>. The first c
 
 All of this is that of the chosen class. The choice itself is made once, and costs nothing after that.
 
-=head1 THE KIT
+=head1 LIMITS
 
-What is judged is the chosen class. A subclass of this one is left behind when the choice is made.
+Those of the chosen class. A subclass of this one is left behind when the choice is made.
 
 =head1 SEE ALSO
 

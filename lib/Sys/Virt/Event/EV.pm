@@ -171,8 +171,8 @@ that is a warning. The watch stays registered.
 
 =head1 SIGNALS
 
-C<EV::run> runs handlers in C<%SIG> when the next watcher of Perl's is called, which may be long after the signal. Use
-C<EV::signal>. In C<run_for> and C<run_until> they run at once, and may die or call C<stop>.
+In C<run_for> and C<run_until> handlers in C<%SIG> run at once, and may die or call C<stop>. In C<EV::run> use
+C<EV::signal>.
 
 =head1 FORK
 
@@ -184,21 +184,27 @@ they serve libvirt.
 From C, what libvirt changes costs no system call: libev tells the kernel once an iteration, and only what is
 different. A file descriptor that is ready costs one poll(2), which finds out for what.
 
-=head1 THE KIT
+=head1 LIMITS
 
-All of L<Test::Sys::Virt::EventImpl> is passed, but for this:
+What has an underscore in its name is a case of the kit, L<Test::Sys::Virt::EventImpl>. All others are passed.
 
 =for test text
 
-  case            on      reason
-  --------------  ------  -----------------------------------------------
-  closed_fd       epoll   the kernel drops a closed file descriptor from
-                          an epoll set without a word, so a handle whose
-                          file descriptor was closed is not told
-  order_per_id    from C  these four replace methods of an object in
-  refused_late            whose place C serves already
-  methods_die
+  what               on      reason
+  -----------------  ------  --------------------------------------------
+  closed_fd          epoll   the kernel drops a closed file descriptor
+  forgotten streams          from an epoll set without a word, so its
+                             handle is not told of an error; nor is that
+                             of a stream which has ended, and whose
+                             callback was left in place
+  order_per_id       from C  C serves in place of the object, so methods
+  refused_late               that a program replaces in a class later are
+  methods_die                not called
   error_survives
+  replaced methods
+  EV::run            all     a handler in %SIG runs when the next watcher
+                             of Perl's is called, which may be long after
+                             the signal
 
 Other cases that look at what the methods of the object do make a subclass of it first, which is served in Perl.
 

@@ -89,8 +89,8 @@ sub _have_reporter {
 }
 
 # Two things that would jump over GLib, which aborts later on. Perl's Glib runs handlers in %SIG itself, which may die:
-# they wait for the end of the iteration, or for Perl code in it. And it sets $_ to tell of an exception, which may stand
-# for something that is read-only.
+# they wait for the end of the iteration, or for Perl code in it. And it sets $_ to tell of an exception, which may
+# stand for something that is read-only.
 sub _iterate {
     my ($self) = @_;
     $self->{iterate} ||= Sys::Virt::Event::_held(sub { local $_; $_[0]->iteration(1) }, 1);
@@ -210,11 +210,8 @@ others are warnings.
 
 =head1 SIGNALS
 
-In C<run_for> and C<run_until> a handler in C<%SIG> runs at once, and may die or call C<stop>.
-
-In a Glib::MainLoop that the program runs Perl's Glib runs handlers at once, in the default context. One that dies
-jumps over GLib's C code: C<run> ends with its exception, but from then on handlers wait until some Perl code is
-called, and GLib may abort in a nested run. Where the context is another one, handlers wait for Perl code always.
+In C<run_for> and C<run_until> a handler in C<%SIG> runs at once, and may die or call C<stop>. In a Glib::MainLoop that
+the program runs it may call C<quit>, but must not die.
 
 =head1 NESTED RUNS
 
@@ -233,9 +230,21 @@ it makes a difference, so mostly it costs nothing. When a file descriptor is rea
 own; in the default context its source is added anew, too: six more small system calls. A timer is added anew each time
 it is due.
 
-=head1 THE KIT
+=head1 LIMITS
 
-It passes every case of L<Test::Sys::Virt::EventImpl>.
+Every case of the kit, L<Test::Sys::Virt::EventImpl>, is passed.
+
+=for test text
+
+  what           on               reason
+  -------------  ---------------  ---------------------------------------
+  MainLoop->run  default context  a handler in %SIG that dies jumps over
+                                  GLib's C code: run ends with its
+                                  exception, but from then on handlers
+                                  wait until some Perl code is called,
+                                  and GLib may abort in a nested run
+  MainLoop->run  another context  handlers in %SIG wait until some Perl
+                                  code is called
 
 =head1 SEE ALSO
 

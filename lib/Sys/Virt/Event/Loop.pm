@@ -27,8 +27,8 @@ my $CLOCK = eval { Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
     ? Time::HiRes::CLOCK_MONOTONIC() : Time::HiRes::CLOCK_REALTIME();
 sub _now { Time::HiRes::clock_gettime($CLOCK) }
 
-# What a host loop calls is held: a handler in %SIG that dies would leave it half done, and the watch unwatched. It waits
-# until that is done, or a callback runs. It already does in what libvirt calls.
+# What a host loop calls is held: a handler in %SIG that dies would leave it half done, and the watch unwatched. It
+# waits until that is done, or a callback runs. It already does in what libvirt calls.
 BEGIN { *_held = \&Sys::Virt::Event::_held }
 
 # use Sys::Virt::Event::Mojo -register;
@@ -108,6 +108,26 @@ sub loop {
         $self->_tend;
     }
     return $self->{loop};
+}
+
+# For a host that runs on a loop which has an adapter already: the object becomes one of that class. One of a subclass
+# of $class keeps its methods, but for those that an adapter has.
+sub _work_as {
+    my ($self, $class, $adapter) = @_;
+    require $adapter =~ s{::}{/}gr . '.pm';
+    bless $self, ref $self eq $class ? $adapter : _merged(ref $self, $adapter);
+    return $self->_find_loop;
+}
+
+sub _merged {
+    my ($class, $adapter) = @_;
+    my $merged = $class . '::On' . $adapter =~ s/.*:://r;
+    no strict 'refs';
+    @{"${merged}::ISA"} = ($class, $adapter);
+    *{"${merged}::$_"} = $adapter->can($_)
+        for qw(loop _wants_handles _ends_by_itself _watches_hold _find_loop _mend_loop _watch _unwatch _timer _cancel
+            _iterate);
+    return $merged;
 }
 
 # Whether code in C serves libvirt from now on, in place of the object.

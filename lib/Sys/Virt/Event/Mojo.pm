@@ -21,24 +21,8 @@ sub _find_loop {
     my ($self, $reactor) = @_;
     require Mojo::IOLoop;
     $reactor //= Mojo::IOLoop->singleton->reactor;
-    return $reactor if !$reactor->isa('Mojo::Reactor::EV');
-    require Sys::Virt::Event::EV;
-    bless $self, _class_on_ev(ref $self);
-    return $self->_find_loop;
-}
-
-# That reactor runs EV's default loop, for which there is a class already. A subclass of this one keeps its methods, but
-# for those that an adapter has.
-sub _class_on_ev {
-    my ($class) = @_;
-    return 'Sys::Virt::Event::EV' if $class eq __PACKAGE__;
-    my $on_ev = $class . '::OnEV';
-    no strict 'refs';
-    @{"${on_ev}::ISA"} = ($class, 'Sys::Virt::Event::EV');
-    *{"${on_ev}::$_"} = Sys::Virt::Event::EV->can($_)
-        for qw(loop _wants_handles _ends_by_itself _watches_hold _find_loop _mend_loop _watch _unwatch _timer _cancel
-            _iterate);
-    return $on_ev;
+    # That reactor runs EV's default loop.
+    return $reactor->isa('Mojo::Reactor::EV') ? $self->_work_as(__PACKAGE__, 'Sys::Virt::Event::EV') : $reactor;
 }
 
 # A signal does not end a pass of the reactor, so stop in a handler of %SIG would wait for something to happen.
@@ -254,17 +238,8 @@ Of their own, C<run_for> and C<run_until> die with C<Cannot run:> and the reason
 
 =head1 SIGNALS
 
-A handler in C<%SIG> runs at once, and may call C<stop>. But the reactor goes on waiting afterwards, so C<run_until>
-does not ask its code before something happens. And Mojo::Reactor::Poll is written in Perl: what it is at work on may
-be lost when a handler dies in the midst of it. libvirt's timers are then set anew.
-
-Mojo::IOLoop has SIGPIPE ignored when it is loaded. Where it is this module that loads it, a handler of the program
-stays.
-
-=head1 TIMERS
-
-A timer of 0 ms that a callback of a handle sets is due in the same tick of the reactor, which turns to its timers
-last.
+A handler in C<%SIG> runs at once, and may call C<stop>. Where it is this module that loads Mojo::IOLoop, a handler of
+the program for SIGPIPE stays.
 
 =head1 FORK
 
@@ -289,20 +264,37 @@ to an earlier time.
 File descriptors are not duplicated, and a reactor has one watcher for each. So the program cannot let the reactor
 watch one for itself that it has also given to L<Sys::Virt::Event/add_handle($fd_or_handle, $events, $code)>.
 
-=head1 THE KIT
+=head1 LIMITS
 
-L<Test::Sys::Virt::EventImpl> has this class pass all of its cases, on Mojo::Reactor::Poll, and all but these on
-Mojo::Reactor::EV:
+What has an underscore in its name is a case of the kit, L<Test::Sys::Virt::EventImpl>. All others are passed. Those on
+EV are limits of L<Sys::Virt::Event::EV>, which has more.
 
 =for test text
 
-  closed_fd       with epoll only: the kernel drops a closed file
-                  descriptor from an epoll set without a word, and EV
-                  has no other
-  order_per_id    these four replace methods of an object in whose place
-  refused_late    C serves already
-  methods_die
+  what                  on    reason
+  --------------------  ----  -------------------------------------------
+  closed_fd             EV    with EV's epoll: the kernel drops a closed
+  forgotten streams           file descriptor from an epoll set without a
+                              word, so its handle is not told of an
+                              error; nor is that of a stream which has
+                              ended, and whose callback was left in place
+  order_per_id          EV    C serves in place of the object, so methods
+  refused_late                that a program replaces in a class later
+  methods_die                 are not called
   error_survives
+  replaced methods
+  sleep after a signal  Poll  the reactor goes on waiting after a handler
+                              in %SIG has run, so run_until does not ask
+                              its code before something happens
+  handlers that die     Poll  the reactor is written in Perl: what it is
+                              at work on may be lost when a handler in
+                              %SIG dies in the midst of it; libvirt's
+                              timers are then set anew
+  timers of 0 ms        Poll  one that a callback of a handle sets is due
+                              in the same tick: the reactor turns to its
+                              timers last
+  SIGPIPE               all   Mojo::IOLoop has it ignored when it is
+                              loaded, so it ends no program
 
 =head1 SEE ALSO
 

@@ -336,10 +336,8 @@ Of their own, C<run_for> and C<run_until> die with C<Cannot run:> and the reason
 =head1 SIGNALS
 
 A handler in C<%SIG> runs at once, and C<run_until> then asks its code. POE has one of its own for signals that a
-session watches by C<sig>, which is the better way: the kernel is written in Perl, and what it is at work on may be
-lost when a handler dies in the midst of it.
-
-POE has SIGPIPE ignored when it is loaded. Where it is this module that loads it, a handler of the program stays.
+session watches by C<sig>, which is the better way. Where it is this module that loads POE, a handler of the program
+for SIGPIPE stays.
 
 =head1 FORK
 
@@ -367,15 +365,24 @@ A timer is an event of POE's each time that it is due, and each time that it is 
 timers or file descriptors is a C<call> in the session of this module. Of all the adapters of this distribution this is
 the slowest.
 
-=head1 THE KIT
+=head1 LIMITS
 
-L<Test::Sys::Virt::EventImpl> has this class pass all of its cases but this, on POE's own loops, select(2) and
-L<IO::Poll>:
+What has an underscore in its name is a case of the kit, L<Test::Sys::Virt::EventImpl>. All others are passed.
 
 =for test text
 
-  closed_fd    a duplicate is watched, which does not show that the file
-               descriptor was closed: select(2) fails for a closed one
+  what               on   reason
+  -----------------  ---  -----------------------------------------------
+  closed_fd          all  a duplicate is watched, since select(2) fails
+                          for all when one file descriptor was closed; it
+                          does not show that
+  handlers that die  all  the kernel is written in Perl: what it is at
+                          work on may be lost when a handler in %SIG dies
+                          in the midst of it
+  many passes        all  POE polls on for the last millisecond before a
+                          timer is due
+  SIGPIPE            all  POE has it ignored when it is loaded, so it
+                          ends no program
 
 =head1 SEE ALSO
 

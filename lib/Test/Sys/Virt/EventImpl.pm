@@ -359,8 +359,8 @@ an emulator, see C<slow>) is killed.
 
 A case registers the object, runs the loop, and ends the process as any program ends: B<the C<END> blocks and the
 objects of the test file are there too>. One that removes a file, say, should compare C<$$> with the process id of the
-test, or be made after C<eventimpl_ok>. A warning that the case does not expect makes it fail. What is printed meanwhile, and
-what is warned of when the process ends, is shown with the result.
+test, or be made after C<eventimpl_ok>. A warning that the case does not expect makes it fail. What is printed
+meanwhile, and what is warned of when the process ends, is shown with the result.
 
 The suites C<remote> and C<embed> start a libvirtd or an emulator of their own, in a temporary directory, and end it
 however the test ends. They touch nothing that is installed or running. Where a program or Sys::Virt is missing the
@@ -390,8 +390,8 @@ Those that call or replace methods are skipped.
   reentry:   no_early_free_in_c
 
 GLib takes POLLNVAL for nothing, so a watch whose fd was closed makes the loop spin, in silence. A timer that is set to
-0 ms anew in each pass never fires. The free functions of timers wait as long as some timer of 0 ms is busy. A nested run
-frees a watch whose callback is still on the stack.
+0 ms anew in each pass never fires. The free functions of timers wait as long as some timer of 0 ms is busy. A nested
+run frees a watch whose callback is still on the stack.
 
 =head2 A simple select loop
 

@@ -25,7 +25,7 @@ sub below {
     return int(($self->{state} >> 8) * $limit / 2**23);
 }
 
-sub one_of { my ($self, @list) = @_; return $list[ $self->below(scalar @list) ] }
+sub one_of { my ($self, @list) = @_; return $list[$self->below(scalar @list)] }
 
 # One of the names, each as likely as its weight says.
 sub weighted {

@@ -364,7 +364,7 @@ my @garbage = (undef, 0, 42, '', 'token', \'token', [], {}, sub { }, \*STDIN, bl
 sub do_garbage {
     my ($self, $function, $place, $number, $label) = @_;
     my $record = $self->record($label) or return;
-    my $garbage = $garbage[ $number % @garbage ];
+    my $garbage = $garbage[$number % @garbage];
     my @tokens = $place eq 'opaque' ? ($record->{cb}, $garbage) : ($garbage, $record->{opaque});
     my @before = $function eq 'run_handle_callback' ? (0, 0, 1) : $function eq 'run_timeout_callback' ? 0 : ();
     return $self->call_helper($function, @before, @tokens);

@@ -67,7 +67,7 @@ sub _start {
     POSIX::setpgid(0, 0);
     POSIX::dup2(fileno $input, 0);
     no warnings 'exec';
-    exec { '/bin/sh' } 'sh', '-c', $self->{command} or POSIX::_exit(127);
+    exec {'/bin/sh'} 'sh', '-c', $self->{command} or POSIX::_exit(127);
 }
 
 sub _reap {

@@ -57,7 +57,7 @@ my %BASE = (literal => 0, result => 1, self => 2);
 
 for my $name (keys %FIELDS) {
     my $run_one = sub {
-        my @results = _run(_pack([ [$name, @_] ]));
+        my @results = _run(_pack([[$name, @_]]));
         return $results[0];
     };
     no strict 'refs';

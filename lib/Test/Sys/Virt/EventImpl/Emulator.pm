@@ -107,7 +107,7 @@ sub _processes_in {
     my @pids;
     for my $proc (grep { $_ ne "/proc/$$" } glob '/proc/[0-9]*') {
         my $is_in = _content("$proc/cmdline") =~ m{\Q$dir\E/}
-            || grep { (readlink // '') =~ m{\A\Q$dir\E/} } glob "$proc/fd/*";
+            || grep { (readlink($_) // '') =~ m{\A\Q$dir\E/} } glob "$proc/fd/*";
         push @pids, $proc =~ /(\d+)\z/ if $is_in;
     }
     return @pids;

@@ -16,7 +16,7 @@ sub load {
     my ($sys_virt) = @_;
     _load_sys_virts() if $sys_virt;
     require Sys::Virt::Event;
-    return if !$sys_virt == is_ours();
+    return if is_ours() == !$sys_virt;
     my $file = $INC{'Sys/Virt/Event.pm'};
     croak "Cannot test on Sys::Virt's module: $file was loaded before, load the loop inside its code" if $sys_virt;
     croak "Cannot test: $file is not the module of Sys-Virt-Event; there is the option sys_virt";

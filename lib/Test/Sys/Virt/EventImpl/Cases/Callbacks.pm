@@ -318,7 +318,7 @@ case 88 => 'any_key', exception => {
 }, sub {
     my ($t) = @_;
     my ($reader, $writer) = ready_pipe();
-    my @keys = (0, '', 'a name', '0E0', [], bless({}, 'Test::Sys::Virt::EventImpl::False'), sub {});
+    my @keys = (0, '', 'a name', '0E0', [], bless({}, 'Test::Sys::Virt::EventImpl::False'), sub { });
     my (@made, @got);
     # The object's own keys are kept aside: what it gets from libvirt is looked up there.
     my $translate = sub {
@@ -868,7 +868,7 @@ case 104 => 'forged', token => {
 }, sub {
     my ($t) = @_;
     my $with = token_helpers($t);
-    my @forged = (undef, 1, '', 'x', 140_000_000, \'x', [], {}, sub {}, \*STDIN, bless({}, 'My::Token'), $t->impl,
+    my @forged = (undef, 1, '', 'x', 140_000_000, \'x', [], {}, sub { }, \*STDIN, bless({}, 'My::Token'), $t->impl,
         bless(\(my $number = $with->{handle}{id}), 'Sys::Virt::Event::Token'));
     for my $kind (qw(handle timer)) {
         my ($run, $cb, $opaque) = ($with->{$kind}{run}, @{ $with->{$kind}{tokens} });

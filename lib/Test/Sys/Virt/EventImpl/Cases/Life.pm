@@ -373,7 +373,7 @@ sub connection_ends_quietly {
     my ($t, $uri) = @_;
     my $register = sub {
         my ($c) = @_;
-        $c->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE(), sub {});
+        $c->domain_event_register_any(undef, Sys::Virt::Domain::EVENT_ID_LIFECYCLE(), sub { });
         $t->run(0.01);
     };
     my $connection;
