@@ -18,7 +18,7 @@ sub table {
     my ($path) = grep { -e } map { ref() ? () : "$_/$file" } @INC;
     open my $in, '<', $path // croak("There is no $file") or croak "Cannot read $path: $!";
     my $pod = do { local $/; <$in> };
-    my ($chapter) = $pod =~ /^=head1 LIMITS\n(.*?)^=/ms or return;
+    my ($chapter) = $pod =~ /^=head1 LIMITS\n(.*?)^=head1 /ms or return;
     my ($table) = $chapter =~ /^(  what .*?)\n\n/ms;
     return split /\n/, $table // '';
 }
