@@ -43,7 +43,7 @@ for my $name (sort keys %expected) {
 
 my @CHECKS = (
     [qr/\A\$ virt-events --demo\n(?=\d)/ => \&demo],
-    [qr/\A(?:\$ )?(?:virt-event\w+|perl|make|sh|perldoc) / => \&shell],
+    [qr/\A(?:\$ )?(?:virt-event\w+|perl|make|sh|perldoc|cpanm) / => \&shell],
     [qr/\A\{"v":/ => \&json],
     [qr/\ADebian: / => \&packages],
     [qr/\Ause \S+ -register;\n\z/ => sub { is fresh_perl($_[0])->{stderr}, '', "it works: $_[0]" }],

@@ -41,6 +41,13 @@ sub complaint {
         my @unknown = grep { !$is_known{$_} } split ' ', $packages;
         return @unknown ? "dev/packages has no @unknown" : undef;
     }
+    if ($first =~ /^cpanm (\S+)$/) {
+        require Sys::Virt::Event;
+        my $tarball = "Sys-Virt-Event-$Sys::Virt::Event::VERSION.tar.gz";
+        return $1 eq $tarball ? undef : "make dist makes $tarball";
+    }
+    # Where perl finds what INSTALL_BASE has been told.
+    return undef if $first =~ m{^export PERL5LIB=/\S+/lib/perl5$};
     return $first =~ /^make(?: \w+)?$/ ? undef : 'no such command is known here';
 }
 
