@@ -52,9 +52,12 @@ mount_all() {
         mount -t tmpfs tmpfs "$root/tmp"
 }
 
+# A run that was killed may have left packages half installed.
 upgrade() {
     cp -L /etc/hosts /etc/resolv.conf "$root/etc/"
-    inside apt-get -qq update && inside apt-get -qq -y -o Dpkg::Use-Pty=0 dist-upgrade >/dev/null
+    inside dpkg --configure -a >/dev/null &&
+        inside apt-get -qq update &&
+        inside apt-get -qq -y -o Dpkg::Use-Pty=0 --fix-broken dist-upgrade >/dev/null
 }
 
 copy_tree() {

@@ -11,8 +11,11 @@ say() {
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
-    else
+    elif command -v sudo >/dev/null; then
         sudo "$@"
+    else
+        say "This takes root, or sudo: $*"
+        return 1
     fi
 }
 

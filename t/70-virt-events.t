@@ -83,7 +83,8 @@ subtest '--list needs no connection' => sub {
     is $r->{exit}, 0, 'exit status';
     my ($lifecycle) = grep { m{^domain/lifecycle: } } @{ $r->{lines} };
     like $lifecycle, qr/\bstarted\b.*\bstopped\b/, 'lifecycle events have types';
-    my @known = grep { /^EVENT_ID_/ } keys %Sys::Virt::Domain::;
+    # One of them crashes, see Record.pm.
+    my @known = grep { /^EVENT_ID_(?!CHANNEL_LIFECYCLE$)/ } keys %Sys::Virt::Domain::;
     cmp_ok scalar(grep { m{^domain/} } @{ $r->{lines} }), '>=', @known - 1, 'all domain events, of block-job two kinds';
 
     $r = tool(['--list', '--class', 'pool,secret', '--not', 'pool/lifecycle'], %env);
