@@ -1,10 +1,10 @@
 #!/bin/sh
-# Run by dev/test --platform as root: sh dev/platform.sh SUITE [--author]. Runs dev/test in a Debian of that suite.
+# Run by dev/test --platform, and by nothing else: SUITE [--author]. Runs dev/test in a Debian of that suite.
 #
 # The Debian is a chroot, /var/cache/sys-virt-event/SUITE. It is made by debootstrap with no more than the minimum, so
 # that what dev/packages forgets is missed. It is kept, brought up to date before each run, and can be removed at any
 # time. What MANIFEST lists is copied to its /srv/sys-virt-event, where it stays until the next run. All that is mounted
-# and started belongs to the namespaces in which dev/test runs this.
+# and started belongs to the namespaces in which dev/test runs this: it is process 1 there, and root.
 
 # shellcheck source=dev/setup.sh
 . "$(dirname "$0")/setup.sh"
@@ -66,6 +66,9 @@ copy_tree() {
     sed 's/[[:space:]].*//' MANIFEST | tar -c -T - | tar -x --no-same-owner -C "$root$tree"
 }
 
+if [ $$ -ne 1 ] || [ -z "$suite" ]; then
+    fail "This is run by dev/test --platform"
+fi
 mkdir -p "${root%/*}" || exit 1
 exec 9>"$root.lock"
 flock -n 9 || fail "Another test of $suite is running"

@@ -15,6 +15,12 @@ is_deeply [sort keys %expected], [qw(bookworm sid trixie)], 'the README has a ta
 my $bad = run_of([qw(sh dev/test --platform hamm)], limit => 10);
 like "$bad->{status}: $bad->{output}", qr/\Aexit 2: Usage: .*bookworm\|trixie\|sid/, 'there are no others';
 
+for my $alone ([], ['sid']) {
+    my $run = run_of(['sh', 'dev/platform.sh', @$alone], limit => 10);
+    is "$run->{status}: $run->{output}", "exit 1: == This is run by dev/test --platform\n",
+        "dev/platform.sh @$alone does nothing outside of its namespaces";
+}
+
 my $is_root = $> == 0 || system('sudo -n true 2>/dev/null') == 0;
 for my $platform ($is_root ? sort keys %expected : ()) {
     my $run = run_of(['sh', 'dev/test', '--platform', $platform], limit => LIMIT);
