@@ -63,7 +63,9 @@ upgrade() {
 copy_tree() {
     rm -rf "$root$tree"
     mkdir "$root$tree"
-    sed 's/[[:space:]].*//' MANIFEST | tar -c -T - | tar -x --no-same-owner -C "$root$tree"
+    sed 's/[[:space:]].*//' MANIFEST >"$root/tmp/list" &&
+        tar -c -f "$root/tmp/tree.tar" -T "$root/tmp/list" &&
+        tar -x -f "$root/tmp/tree.tar" --no-same-owner -C "$root$tree"
 }
 
 if [ $$ -ne 1 ] || [ -z "$suite" ]; then
