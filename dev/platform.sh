@@ -35,9 +35,12 @@ bootstrap() {
     say "debootstrap $suite $root (this takes a few minutes, the first time)"
     rm -rf "$root.new"
     debootstrap --variant=minbase "$suite" "$root.new" "$MIRROR" >"$root.log" 2>&1 || fail "No Debian: see $root.log"
-    # A mirror that lags behind will do, too: unstable's lists expire.
-    printf '%s [check-valid-until=no] %s %s main\n' deb "$MIRROR" "$suite" deb-src "$MIRROR" "$suite" \
-        >"$root.new/etc/apt/sources.list"
+    # Unstable's lists expire within days, and a mirror that lags behind will do, too.
+    options=
+    if [ "$suite" = sid ]; then
+        options='[check-valid-until=no] '
+    fi
+    printf "%s $options%s %s main\n" deb "$MIRROR" "$suite" deb-src "$MIRROR" "$suite" >"$root.new/etc/apt/sources.list"
     # No package is to start a daemon.
     printf '#!/bin/sh\nexit 101\n' >"$root.new/usr/sbin/policy-rc.d"
     chmod +x "$root.new/usr/sbin/policy-rc.d"
