@@ -264,8 +264,10 @@ sub runs_examples {
 
 # One directory, two distributions
 
+# Returns the files.
 sub install_sys_virt {
     my ($prefix) = @_;
+    my @files;
     for my $file (split /\n/, must(['dpkg', '-L', 'libsys-virt-perl'])) {
         my ($below) = $file =~ m{/perl5/[0-9.]+/(.+)\z} or next;
         next if -d $file;
@@ -273,8 +275,9 @@ sub install_sys_virt {
         make_path(dirname($target));
         unlink $target;
         copy($file, $target) or die "Cannot copy $file: $!";
+        push @files, "$ARCH/$below";
     }
-    return;
+    return @files;
 }
 
 sub is_of_sys_virt {
@@ -339,6 +342,17 @@ subtest 'first this, then Sys::Virt' => sub {
     out_by_cpanm($prefix);
     is list(grep { /Event/ } files_below($prefix)), '', 'cpanm removes what is ours, and no more';
     ok -e "$prefix/$ARCH/Sys/Virt.pm" && -e "$prefix/$ARCH/auto/Sys/Virt/Virt.$Config{dlext}", '... Sys::Virt stays';
+
+    must([$Config{make}, 'install'], dir => (glob "$WORK/by-make/*")[0]);
+    my @theirs = grep { /Event/ } install_sys_virt($prefix);
+    my ($manual) = glob "$prefix/man/man*/Sys::Virt::Event.*";
+    must(['pod2man', "$prefix/$ARCH/Sys/Virt/Event.pm", $manual]);
+    my $said = out_by_make();
+    unlike $said, qr/ is gone/, 'make uninstall takes nothing from Sys::Virt';
+    ok is_of_sys_virt("$prefix/$ARCH/Sys/Virt/Event.pm") && -e $manual, '... which has its module and its manual';
+    is list(grep { /Event/ } files_below($prefix)), list(@theirs, $manual =~ s{\A\Q$prefix/}{}r),
+        '... and nothing is ours';
+    old_program_runs($prefix, 'Sys-Virt');
 };
 
 # A perl with nothing but what comes with it: what is missing is said, and what does not need it works.
