@@ -30,7 +30,7 @@ my $dir = built_copy();
 my ($tarball, $dist);
 for my $command ([$Config{make}, 'dist'], ['sh', '-c', 'tar -xzf Sys-Virt-Event-*.tar.gz']) {
     my $run = run_of($command, dir => $dir, limit => 60);
-    $run->{status} eq 'exit 0' or BAIL_OUT("@$command: $run->{output}");
+    $run->{status} eq 'exit 0' or die "@$command: $run->{output}\n";
     ($tarball) = glob "$dir/Sys-Virt-Event-*.tar.gz";
     $dist = $tarball =~ s/\.tar\.gz\z//r;
 }
