@@ -13,11 +13,11 @@ use IO::Select;
 use List::Util qw(sum);
 use POSIX ();
 use Test::Sys::Virt::EventImpl::Companion ();
-use Test::Sys::Virt::EventImpl::Util;
+use Test::Sys::Virt::EventImpl::Util qw(:DEFAULT first_line);
 use Time::HiRes qw(time);
 
 our @EXPORT    = qw(watchdog warnings_of exception_of fresh_perl pipe_pair socket_pair open_fds thread_count);
-our @EXPORT_OK = qw(patience has_epoll run_once installed_inc);
+our @EXPORT_OK = qw(patience has_epoll run_once installed_inc is_asleep_soon);
 
 my $watchdog;
 
@@ -52,6 +52,16 @@ sub run_once {
 }
 
 sub _dispatched { return sum(0, map { $_->{dispatched} } Sys::Virt::Event::watches()) }
+
+# Waits until the process sleeps, for longer than a lock takes. False if it has ended.
+sub is_asleep_soon {
+    my ($pid) = @_;
+    for (my $times = 0; $times < 3; pause(0.002)) {
+        my ($state) = first_line("/proc/$pid/stat") =~ /\) ([^ZX])/ or return 0;
+        $times = $state eq 'S' ? $times + 1 : 0;
+    }
+    return 1;
+}
 
 sub warnings_of(&) {
     my ($code) = @_;
