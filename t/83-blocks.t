@@ -156,7 +156,7 @@ sub shell {
     my @says;
 
     sub messages {
-            my ($block, $name, $last) = @_;
+        my ($block, $name, $last) = @_;
         # A pattern that fits anything proves nothing.
         @says = grep { 'Cannot do anything: nonsense' !~ $_ && 'nonsense' !~ $_ } sayings() if !@says;
         my $text = $block->{text} =~ s/\n +/ /gr;

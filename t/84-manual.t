@@ -63,7 +63,6 @@ my $internals = text_of("$book/Internals.pod");
         push @unknown, map { "$_()" } grep { !bodies($_, $line) } $line =~ /\b(\w+)\(\)(?!\|)/g;
     }
     is_deeply \@unknown, [], 'every function in the internals is in the sources' or diag explain \@unknown;
-    my %is_file = map { $_ => 1 } map { glob "$top/$_/*" } qw(src t xt/c .);
     my @files = map { m{/} ? "$top/$_" : "$top/src/$_" } $internals =~ /F<([\w\/.-]+\.\w+)>/g;
     is_deeply [grep { !-e } @files], [], '... and so is every file';
     my @left_out = grep { $internals !~ /\b\Q$_\E\b/ } map { basename($_) } glob "$top/src/*.c";
