@@ -37,7 +37,11 @@ for my $file (@files) {
         my $margin = 7 + $block->{indent};
         is_deeply [grep { $margin + length > 80 } @{ $block->{lines} }], [], "$name: it fits into 80 columns";
         my $check = $check{ $block->{mark} // '' };
-        if (!$check) { fail "$name: a block without a mark, see VirtTest::Blocks"; next }
+        if (!$check) {
+            my $fault = ($block->{mark} // '') eq 'lost' ? 'a mark without a block' : 'a block without a known mark';
+            fail "$name: $fault, see VirtTest::Blocks";
+            next;
+        }
         $last = $check->($block, $name, $last, $file);
     }
 }
@@ -132,8 +136,10 @@ sub trace_of {
 }
 
 sub elsewhere {
-    my ($block, $name, $last) = @_;
-    ok -e $block->{about}, "$name: $block->{about} is there";
+    my ($block, $name, $last, $file) = @_;
+    my $test = -e $block->{about} ? text_of($block->{about}) : '';
+    my $taken_from = $file =~ s{\Alib/}{}r =~ s{\.\w+\z}{}r =~ s{/}{::}gr;
+    ok $test =~ /\Q$taken_from\E|\Q$file\E/, "$name: $block->{about} is about this manual";
     return $last;
 }
 
