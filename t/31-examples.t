@@ -15,10 +15,7 @@ use Test::Sys::Virt::EventImpl::Private qw(give_away);
 use VirtTest;
 use VirtTest::DropIn;
 
-my $probe = fresh_perl('require Sys::Virt; require Sys::Virt::Event; print defined &Sys::Virt::Event::watches ? "ours"'
-    . ' : Sys::Virt->VERSION', installed => 1)->{stdout};
-plan skip_all => 'Sys::Virt is not installed (Debian: libsys-virt-perl)' if $probe eq '';
-plan skip_all => 'our module is installed over the one in Sys::Virt' if $probe eq 'ours';
+if (my $why = VirtTest::DropIn::why_not()) { plan skip_all => $why }
 if (my $why = Test::Sys::Virt::EventImpl::Daemon->why_not) { plan skip_all => $why }
 my @places = $ENV{SYS_VIRT_EXAMPLES} // map { "/usr/share/doc/$_/examples" } qw(libsys-virt-perl perl-Sys-Virt);
 my ($examples) = grep { -e "$_/events.pl" } @places;
