@@ -12,7 +12,7 @@ use Test::More;
 use Test::Sys::Virt::EventImpl::Daemon;
 use Test::Sys::Virt::EventImpl::Emulator;
 use Test::Sys::Virt::EventImpl::Private qw(give_away);
-use VirtTest;
+use VirtTest qw(:DEFAULT text_of write_text);
 use VirtTest::DropIn;
 
 if (my $why = VirtTest::DropIn::why_not()) { plan skip_all => $why }
@@ -68,17 +68,14 @@ sub file_of {
 
 sub write_file {
     my ($file, $text) = @_;
-    open my $out, '>', $file or die "Cannot write $file: $!\n";
-    print $out $text;
-    close $out or die "Cannot write $file: $!\n";
+    write_text($file, $text);
     give_away($file);
     return $file;
 }
 
 sub read_file {
     my ($file) = @_;
-    open my $in, '<', $file or return "(no $file)";
-    return do { local $/; <$in> };
+    return -e $file ? text_of($file) : "(no $file)";
 }
 
 # What differs from run to run on either module.

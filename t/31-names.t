@@ -8,7 +8,7 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Test::More;
-use VirtTest;
+use VirtTest qw(:DEFAULT text_of);
 use VirtTest::DropIn;
 
 watchdog(60);
@@ -52,8 +52,7 @@ sub subs_of {
 # The code of a module and its manual.
 sub parts_of {
     my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!\n";
-    my $code = do { local $/; <$in> };
+    my $code = text_of($file);
     my $pod  = '';
     $code =~ s/(^=[a-z].*?(?:^=cut$|\z))/$pod .= "$1\n"; ''/emsg;
     return ($code, $pod);

@@ -10,7 +10,7 @@ use File::Spec;
 use File::Temp ();
 use lib dirname(__FILE__) . '/lib';
 use Test::More;
-use VirtTest;
+use VirtTest qw(:DEFAULT text_of write_text);
 use VirtTest::Blocks;
 use VirtTest::Commands;
 
@@ -53,13 +53,6 @@ sub manual {
     return sort @found;
 }
 
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!\n";
-    local $/;
-    return scalar <$in>;
-}
-
 # Programs. What they have printed is for the block with output that may follow.
 
 sub program {
@@ -76,9 +69,7 @@ sub frame {
 
 sub driver {
     my ($block, $name) = @_;
-    open my $out, '>', "$dir/block.pl" or die "Cannot write: $!\n";
-    print $out $block->{text};
-    close $out;
+    write_text("$dir/block.pl", $block->{text});
     return run($block->{frame}, $block, $name, "$dir/block.pl");
 }
 

@@ -17,7 +17,7 @@ use Test::Sys::Virt::EventImpl::Util qw(:DEFAULT first_line);
 use Time::HiRes qw(time);
 
 our @EXPORT    = qw(watchdog warnings_of exception_of fresh_perl pipe_pair socket_pair open_fds thread_count);
-our @EXPORT_OK = qw(patience has_epoll run_once installed_inc is_asleep_soon);
+our @EXPORT_OK = qw(patience has_epoll run_once installed_inc is_asleep_soon text_of write_text);
 
 my $watchdog;
 
@@ -52,6 +52,23 @@ sub run_once {
 }
 
 sub _dispatched { return sum(0, map { $_->{dispatched} } Sys::Virt::Event::watches()) }
+
+sub text_of {
+    my ($file) = @_;
+    open my $in, '<', $file or croak "Cannot read $file: $!";
+    local $/;
+    return scalar(<$in>) // '';
+}
+
+# A new file: what is copied from blib cannot be written to.
+sub write_text {
+    my ($file, $text) = @_;
+    unlink $file;
+    open my $out, '>', $file or croak "Cannot write $file: $!";
+    print $out $text;
+    close $out or croak "Cannot write $file: $!";
+    return;
+}
 
 # Waits until the process sleeps, for longer than a lock takes. False if it has ended.
 sub is_asleep_soon {
