@@ -10,7 +10,7 @@ use File::Path qw(make_path);
 use File::Temp;
 use Test::More;
 
-use VirtTest;
+use VirtTest qw(:DEFAULT text_of write_text);
 
 if (!eval { require Sys::Virt }) { plan skip_all => 'Sys::Virt is not installed (Debian: libsys-virt-perl)' }
 watchdog(120);
@@ -327,18 +327,4 @@ sub copy_tree {
         next if -d $entry && !-d $target && !mkdir $target;
         -d $entry ? copy_tree($entry, $target) : copy($entry, $target) || die "Cannot copy $entry: $!";
     }
-}
-
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!";
-    return do { local $/; <$in> };
-}
-
-sub write_text {
-    my ($file, $text) = @_;
-    unlink $file;
-    open my $out, '>', $file or die "Cannot write $file: $!";
-    print $out $text;
-    close $out or die "Cannot write $file: $!";
 }

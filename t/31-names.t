@@ -8,7 +8,8 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use Test::More;
-use VirtTest;
+use VirtTest qw(:DEFAULT text_of);
+use VirtTest::DropIn;
 
 watchdog(60);
 
@@ -51,8 +52,7 @@ sub subs_of {
 # The code of a module and its manual.
 sub parts_of {
     my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!\n";
-    my $code = do { local $/; <$in> };
+    my $code = text_of($file);
     my $pod  = '';
     $code =~ s/(^=[a-z].*?(?:^=cut$|\z))/$pod .= "$1\n"; ''/emsg;
     return ($code, $pod);
@@ -92,12 +92,9 @@ sub differences {
 
 sub kind_of { return $_[0]{value} // 'a function' }
 
-my $probe = fresh_perl('require Sys::Virt; require Sys::Virt::Event; print defined &Sys::Virt::Event::watches ? "ours"'
-    . ' : Sys::Virt->VERSION', installed => 1)->{stdout};
-plan skip_all => 'Sys::Virt is not installed (Debian: libsys-virt-perl)' if $probe eq '';
-plan skip_all => 'our module is installed over the one in Sys::Virt' if $probe eq 'ours';
+if (my $why = VirtTest::DropIn::why_not()) { plan skip_all => $why }
 
-note "the names of Sys::Virt $probe";
+note 'the names of Sys::Virt ' . VirtTest::DropIn::version();
 my ($theirs, @files) = subs_of('require Sys::Virt;', installed => 1);
 my @names = names_in($theirs, @files);
 note "  $_ ($theirs->{$_}{from})" for grep { $theirs->{$_} } @names;

@@ -16,7 +16,7 @@ use Sys::Virt::Event::Poll;
 use Test::Sys::Virt::EventImpl::CApi;
 use Test::Sys::Virt::EventImpl::Daemon;
 use Test::Sys::Virt::EventImpl::Util qw(first_line pause);
-use VirtTest qw(:DEFAULT patience has_epoll run_once);
+use VirtTest qw(:DEFAULT patience has_epoll run_once is_asleep_soon);
 use VirtTest::Adapters qw(adapter_classes is_limited);
 use VirtTest::Child;
 
@@ -79,10 +79,7 @@ sub when_asleep {
     if (!$pid) {
         close $writer;
         while (sysread $reader, my $byte, 1) {
-            for (my $asleep = 0; $asleep < 3; pause(0.002)) {
-                POSIX::_exit(1) if getppid != $test;
-                $asleep = first_line("/proc/$test/stat") =~ /\) S/ ? $asleep + 1 : 0;
-            }
+            is_asleep_soon($test) or POSIX::_exit(1);
             $code->($test);
         }
         POSIX::_exit(0);

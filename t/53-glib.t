@@ -274,25 +274,29 @@ PERL
 # What the manual warns of; should it change, so should that.
 my $LATE = <<'PERL';
 my $main = Glib::MainLoop->new($loop->loop);
-my ($handled, $late) = (0);
-$SIG{USR1} = sub { $handled++ || !$dies or die "dies\n"; $late //= now() };
+my ($reader, $writer) = pipe_pair();
+my ($handled, $told);
+$SIG{USR1} = sub { $handled = now(); die "dies\n" if $dies-- > 0 };
 my $test = $$;
 my $sender = fork // die "Cannot fork: $!";
 if (!$sender) {
-    do { pause(0.02) } while getppid == $test && kill USR1 => $test;
+    for (0 .. $dies) {
+        VirtTest::is_asleep_soon($test) && kill USR1 => $test;
+        pause(0.2);
+    }
+    syswrite $writer, now();
     POSIX::_exit(0);
 }
+add_handle($reader, 1, sub { sysread $reader, $told, 100; $main->quit });
 print exception_of { $main->run } if $dies;
-my $due = now() + 0.5;
-add_timeout(500, sub { $main->quit });
 $main->run;
-kill KILL => $sender;
 waitpid $sender, 0;
-print $late >= $due - 0.1 ? "waited\n" : "at once\n";
+print $handled >= $told ? "waited\n" : "at once\n";
 PERL
 prints 'MainLoop->run: a handler in %SIG that dies has those after it wait for Perl code', <<'PERL' . $LATE, "dies\nwaited\n";
 use Glib;
 use POSIX ();
+use VirtTest ();
 use Sys::Virt::Event::Glib;
 my $loop = Sys::Virt::Event::Glib->new->register;
 my $dies = 1;
@@ -300,6 +304,7 @@ PERL
 prints 'MainLoop->run: in another context a handler in %SIG waits for Perl code', <<'PERL' . $LATE, "waited\n"
 use Glib;
 use POSIX ();
+use VirtTest ();
 use Sys::Virt::Event::Glib;
 my $loop = Sys::Virt::Event::Glib->new(context => Glib::MainContext->new)->register;
 my $dies = 0;

@@ -8,7 +8,7 @@ use lib "$FindBin::Bin/lib";
 use File::Temp qw(tempdir);
 use Test::More;
 use Test::Sys::Virt::EventImpl::Util qw(exception_of);
-use VirtTest qw(watchdog fresh_perl);
+use VirtTest qw(watchdog fresh_perl write_text);
 use VirtTest::Adapters;
 
 use Sys::Virt::Event ();
@@ -34,15 +34,7 @@ my %text = (
     'Silent.pm' => "package My::Silent;\ndie 'loaded';\n",
 );
 mkdir "$dir/My" or die "Cannot make a directory: $!\n";
-write_file("$dir/My/$_", $text{$_}) for keys %text;
-
-sub write_file {
-    my ($file, $text) = @_;
-    open my $out, '>', $file or die "Cannot write $file: $!\n";
-    print $out $text;
-    close $out or die "Cannot write $file: $!\n";
-    return;
-}
+write_text("$dir/My/$_", $text{$_}) for keys %text;
 
 sub refused {
     my ($name, $reason, @options) = @_;
@@ -111,7 +103,7 @@ cmp_ok scalar(grep { /\S/ } split /\n/, $class), '<=', 40, 'the adapter in the m
 SKIP: {
     skip 'Event is not installed (Debian: libevent-perl)', 6
         if VirtTest::Adapters::missing_modules({ modules => ['Event'] });
-    write_file("$dir/My/EventLoop.pm", $class);
+    write_text("$dir/My/EventLoop.pm", $class);
     my %options = (switches => ['-w'], includes => [$dir], timeout => 120);
 
     my $run = fresh_perl($use . <<'PERL', %options);

@@ -8,6 +8,7 @@ use lib "$FindBin::Bin/lib";
 
 use Test::More;
 use Test::Sys::Virt::EventImpl qw(eventimpl_cases);
+use VirtTest qw(text_of);
 use VirtTest::Adapters qw(adapters limits_of);
 use VirtTest::Limits qw(table rows);
 
@@ -18,7 +19,7 @@ my %is_case = map { $_->{name} => 1 } eventimpl_cases();
 my %rows    = map { $_ => [rows($_)] } keys %adapters_of;
 
 # What the tests ask about, or have as their subject.
-my $tests = join '', map { open my $in, '<', $_ or die "$_: $!\n"; local $/; <$in> } grep { $_ ne $0 } glob "$FindBin::Bin/*.t";
+my $tests = join '', map { text_of($_) } glob "$FindBin::Bin/*.t";
 my %is_asked = map { $_ => 1 } $tests =~ /\bis_limited\(\$\w+, '([^']+)'\)/g;
 my %is_told  = map { $_ => 1 } $tests =~ /^prints ["'](.+?): /mg;
 

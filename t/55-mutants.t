@@ -39,13 +39,16 @@ for my $n (0 .. $#judged) {
 
 done_testing;
 
-# What fails, but for what may. One of all the other cases may have been too slow on a machine that is busy with several
-# mutants at once, and in what order perl destroys objects at its end depends on where they are: it is asked again.
+# What fails, but for what may. On a machine that is busy with several mutants at once a timer that is early may be too
+# late, and one of all the other cases too slow; and in what order perl destroys objects at its end depends on where they
+# are: it is asked again.
 sub judged {
     my ($mutant) = @_;
     my @failing = VirtTest::Mutants::failing($mutant, slow => SLOW, chosen($mutant));
-    push @failing, VirtTest::Mutants::failing($mutant, slow => SLOW, cases => [$mutant->{case}])
-        if !grep { $_ eq $mutant->{case} } @failing;
+    for (1 .. 2) {
+        last if grep { $_ eq $mutant->{case} } @failing;
+        push @failing, VirtTest::Mutants::failing($mutant, slow => SLOW, cases => [$mutant->{case}]);
+    }
     my %may_fail = map { $_ => 1 } $mutant->{case}, @{ $mutant->{also} || [] };
     my @unrelated = grep { !$may_fail{$_} } @failing;
     @unrelated = VirtTest::Mutants::failing($mutant, cases => \@unrelated) if @unrelated;

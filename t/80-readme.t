@@ -6,7 +6,7 @@ use File::Basename qw(dirname);
 use File::Spec;
 use lib dirname(__FILE__) . '/lib';
 use Test::More;
-use VirtTest;
+use VirtTest qw(:DEFAULT text_of);
 use VirtTest::Commands;
 
 plan skip_all => 'Sys::Virt is not installed (Debian: libsys-virt-perl)' if !eval { require Sys::Virt };
@@ -114,10 +114,3 @@ sub packages {
 }
 
 sub without_time { return $_[0] =~ s/^\S+//r }
-
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!\n";
-    local $/;
-    return scalar <$in>;
-}

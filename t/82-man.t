@@ -3,10 +3,12 @@ use strict;
 use warnings;
 
 use File::Basename qw(dirname);
-use File::Find ();
 use File::Temp ();
 use Pod::Man ();
+use lib dirname(__FILE__) . '/lib';
 use Test::More;
+use VirtTest qw(text_of);
+use VirtTest::Manual;
 
 plan skip_all => 'man of man-db is not installed (Debian: man-db)'
     if ($ENV{PATH} // '') eq '' || qx(man --version 2>&1) !~ /^man \d/;
@@ -15,10 +17,8 @@ my $top = dirname(__FILE__) . '/..';
 my $dir = File::Temp->newdir;
 local @ENV{qw(MANWIDTH MAN_KEEP_FORMATTING LC_ALL MANPAGER PAGER)} = (80, '', 'C.UTF-8', 'cat', 'cat');
 
-my @files = map { "$top/script/$_" } qw(virt-events virt-eventimpl);
-File::Find::find({ no_chdir => 1, wanted => sub { push @files, $_ if /\.(?:pm|pod)\z/ && has_pod($_) } }, "$top/lib");
-for my $file (sort @files) {
-    my ($name) = text_of($file) =~ /^=head1 NAME\n\n(\S+) - /m or die "$file has no name\n";
+for my $file (pages($top)) {
+    my $name = name_of($file);
     my $page = "$dir/" . $name =~ s/:+/-/gr . '.3';
     my $formatter = Pod::Man->new(name => $name, section => '3pm', utf8 => 1, errors => 'die');
     ok eval { $formatter->parse_from_file($file, $page); 1 }, "$name can be formatted" or diag $@;
@@ -41,12 +41,3 @@ for my $page (glob "$top/blib/man[13]/*") {
     is $first =~ s/ {2,}/ /r, "$name $name", "the first line of $name";
 }
 done_testing;
-
-sub has_pod { my ($file) = @_; return text_of($file) =~ /^=head1 NAME/m }
-
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!\n";
-    local $/;
-    return scalar <$in>;
-}

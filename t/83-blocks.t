@@ -10,7 +10,7 @@ use File::Spec;
 use File::Temp ();
 use lib dirname(__FILE__) . '/lib';
 use Test::More;
-use VirtTest;
+use VirtTest qw(:DEFAULT text_of write_text);
 use VirtTest::Blocks;
 use VirtTest::Commands;
 
@@ -37,7 +37,11 @@ for my $file (@files) {
         my $margin = 7 + $block->{indent};
         is_deeply [grep { $margin + length > 80 } @{ $block->{lines} }], [], "$name: it fits into 80 columns";
         my $check = $check{ $block->{mark} // '' };
-        if (!$check) { fail "$name: a block without a mark, see VirtTest::Blocks"; next }
+        if (!$check) {
+            my $fault = ($block->{mark} // '') eq 'lost' ? 'a mark without a block' : 'a block without a known mark';
+            fail "$name: $fault, see VirtTest::Blocks";
+            next;
+        }
         $last = $check->($block, $name, $last, $file);
     }
 }
@@ -47,13 +51,6 @@ sub manual {
     my @found = map { "script/$_" } qw(virt-events virt-eventimpl);
     File::Find::find({ no_chdir => 1, wanted => sub { push @found, $_ if /\.(?:pm|pod)\z/ } }, 'lib');
     return sort @found;
-}
-
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!\n";
-    local $/;
-    return scalar <$in>;
 }
 
 # Programs. What they have printed is for the block with output that may follow.
@@ -72,9 +69,7 @@ sub frame {
 
 sub driver {
     my ($block, $name) = @_;
-    open my $out, '>', "$dir/block.pl" or die "Cannot write: $!\n";
-    print $out $block->{text};
-    close $out;
+    write_text("$dir/block.pl", $block->{text});
     return run($block->{frame}, $block, $name, "$dir/block.pl");
 }
 
@@ -132,8 +127,10 @@ sub trace_of {
 }
 
 sub elsewhere {
-    my ($block, $name, $last) = @_;
-    ok -e $block->{about}, "$name: $block->{about} is there";
+    my ($block, $name, $last, $file) = @_;
+    my $test = -e $block->{about} ? text_of($block->{about}) : '';
+    my $taken_from = $file =~ s{\Alib/}{}r =~ s{\.\w+\z}{}r =~ s{/}{::}gr;
+    ok $test =~ /\Q$taken_from\E|\Q$file\E/, "$name: $block->{about} is about this manual";
     return $last;
 }
 
@@ -156,7 +153,7 @@ sub shell {
     my @says;
 
     sub messages {
-            my ($block, $name, $last) = @_;
+        my ($block, $name, $last) = @_;
         # A pattern that fits anything proves nothing.
         @says = grep { 'Cannot do anything: nonsense' !~ $_ && 'nonsense' !~ $_ } sayings() if !@says;
         my $text = $block->{text} =~ s/\n +/ /gr;

@@ -3,14 +3,16 @@ use strict;
 use warnings;
 
 use File::Basename qw(basename dirname);
-use File::Find ();
+use lib dirname(__FILE__) . '/lib';
 use Pod::Simple::SimpleTree ();
 use Test::More;
+use VirtTest qw(text_of);
+use VirtTest::Manual;
 
 my $top = dirname(__FILE__) . '/..';
 my $book = "$top/lib/Sys/Virt/Event/Manual";
 
-my %page = map { page_name($_) => $_ } pages();
+my %page = map { name_of($_) => $_ } pages($top);
 
 # The table of contents.
 {
@@ -63,7 +65,6 @@ my $internals = text_of("$book/Internals.pod");
         push @unknown, map { "$_()" } grep { !bodies($_, $line) } $line =~ /\b(\w+)\(\)(?!\|)/g;
     }
     is_deeply \@unknown, [], 'every function in the internals is in the sources' or diag explain \@unknown;
-    my %is_file = map { $_ => 1 } map { glob "$top/$_/*" } qw(src t xt/c .);
     my @files = map { m{/} ? "$top/$_" : "$top/src/$_" } $internals =~ /F<([\w\/.-]+\.\w+)>/g;
     is_deeply [grep { !-e } @files], [], '... and so is every file';
     my @left_out = grep { $internals !~ /\b\Q$_\E\b/ } map { basename($_) } glob "$top/src/*.c";
@@ -101,19 +102,6 @@ sub bodies {
     return map { $body{$_}{$name} // () } $file // sort keys %body;
 }
 
-sub pages {
-    my @found = map { "$top/script/$_" } qw(virt-events virt-eventimpl);
-    my $has_pod = sub { /\.(?:pm|pod)\z/ && text_of($_) =~ /^=head1 NAME/m };
-    File::Find::find({ no_chdir => 1, wanted => sub { push @found, $_ if $has_pod->() } }, "$top/lib");
-    return @found;
-}
-
-sub page_name {
-    my ($file) = @_;
-    my ($name) = text_of($file) =~ /^=head1 NAME\n\n(\S+) - /m or die "$file has no name\n";
-    return $name;
-}
-
 sub nodes {
     my ($what, $tree) = @_;
     my ($name, undef, @inside) = @$tree;
@@ -139,10 +127,3 @@ sub heads {
 }
 
 sub tree { my ($file) = @_; return Pod::Simple::SimpleTree->new->parse_file($file)->root }
-
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!\n";
-    local $/;
-    return scalar <$in>;
-}

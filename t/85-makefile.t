@@ -14,7 +14,7 @@ use File::Temp ();
 use JSON::PP ();
 use Test::More;
 
-use VirtTest;
+use VirtTest qw(:DEFAULT text_of write_text);
 
 watchdog(120);
 
@@ -184,17 +184,3 @@ subtest 'features are the adapters' => sub {
 };
 
 done_testing;
-
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!";
-    local $/;
-    return scalar <$in>;
-}
-
-sub write_text {
-    my ($file, $text) = @_;
-    open my $out, '>', $file or die "Cannot write $file: $!";
-    print $out $text;
-    close $out or die "Cannot write $file: $!";
-}

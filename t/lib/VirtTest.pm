@@ -13,11 +13,11 @@ use IO::Select;
 use List::Util qw(sum);
 use POSIX ();
 use Test::Sys::Virt::EventImpl::Companion ();
-use Test::Sys::Virt::EventImpl::Util;
+use Test::Sys::Virt::EventImpl::Util qw(:DEFAULT first_line);
 use Time::HiRes qw(time);
 
 our @EXPORT    = qw(watchdog warnings_of exception_of fresh_perl pipe_pair socket_pair open_fds thread_count);
-our @EXPORT_OK = qw(patience has_epoll run_once installed_inc);
+our @EXPORT_OK = qw(patience has_epoll run_once installed_inc is_asleep_soon text_of write_text);
 
 my $watchdog;
 
@@ -52,6 +52,33 @@ sub run_once {
 }
 
 sub _dispatched { return sum(0, map { $_->{dispatched} } Sys::Virt::Event::watches()) }
+
+sub text_of {
+    my ($file) = @_;
+    open my $in, '<', $file or croak "Cannot read $file: $!";
+    local $/;
+    return scalar(<$in>) // '';
+}
+
+# A new file: what is copied from blib cannot be written to.
+sub write_text {
+    my ($file, $text) = @_;
+    unlink $file;
+    open my $out, '>', $file or croak "Cannot write $file: $!";
+    print $out $text;
+    close $out or croak "Cannot write $file: $!";
+    return;
+}
+
+# Waits until the process sleeps, for longer than a lock takes. False if it has ended.
+sub is_asleep_soon {
+    my ($pid) = @_;
+    for (my $times = 0; $times < 3; pause(0.002)) {
+        my ($state) = first_line("/proc/$pid/stat") =~ /\) ([^ZX])/ or return 0;
+        $times = $state eq 'S' ? $times + 1 : 0;
+    }
+    return 1;
+}
 
 sub warnings_of(&) {
     my ($code) = @_;

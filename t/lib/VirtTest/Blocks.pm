@@ -22,11 +22,15 @@ use warnings;
 
 # Of the text of a file with POD: hashes with head, line (its number), text, lines, indent (by which formatters move it
 # to the right), and mark, about, expected of the mark: its first word, the rest of the line, the lines below; frame is
-# that of a =begin.
+# that of a =begin. A mark with no block after it is a block without lines, whose mark is "lost".
 sub of {
     my ($text) = @_;
     my (@blocks, $head, $mark, @indents);
     my ($is_pod, $in, $number) = (0, 'blank', 0);
+    my $lose_mark = sub {
+        push @blocks, { %$mark, head => $head, lines => [], indent => 0, mark => 'lost' } if $mark;
+        undef $mark;
+    };
     for (split /\n/, $text) {
         $number++;
         if ($in eq 'frame') {
@@ -38,12 +42,13 @@ sub of {
         }
         elsif (/^=(\w+)\s*(.*)/) {
             my ($command, $rest) = ($1, $2);
-            ($is_pod, $in, $mark) = ($command ne 'cut', 'command', undef);
+            $lose_mark->();
+            ($is_pod, $in) = ($command ne 'cut', 'command');
             $head = $rest if $command =~ /^head/;
             push @indents, $rest =~ /^(\d+)/ ? $1 : 4 if $command eq 'over';
             pop @indents if $command eq 'back';
             next if $command !~ /^(?:for|begin)$/ || $rest !~ /^test +(\w+) *(.*)/;
-            $mark = { mark => $1, about => $2, expected => '' };
+            $mark = { mark => $1, about => $2, expected => '', line => $number };
             $in = $command eq 'for' ? 'mark' : 'frame';
         }
         elsif ($in eq 'mark') {
@@ -52,15 +57,17 @@ sub of {
         elsif ($is_pod && /^[ \t]/ && $in =~ /^(?:blank|verbatim)/) {
             my $indent = 0;
             $indent += $_ for @indents;
-            push @blocks, { head => $head, line => $number, lines => [], indent => $indent, %{ $mark || {} } }
+            push @blocks, { %{ $mark || {} }, head => $head, line => $number, lines => [], indent => $indent }
                 if $in eq 'blank';
             push @{ $blocks[-1]{lines} }, $in eq 'verbatim after blank' ? '' : (), $_;
             ($in, $mark) = ('verbatim', undef);
         }
         else {
-            ($in, $mark) = ('text', undef);
+            $lose_mark->();
+            $in = 'text';
         }
     }
+    $lose_mark->();
     return map { _finished($_) } @blocks;
 }
 

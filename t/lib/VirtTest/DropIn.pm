@@ -9,13 +9,28 @@ use warnings;
 use Carp qw(croak);
 use File::Find qw(find);
 use Test::Sys::Virt::EventImpl::Private qw(give_away);
-use VirtTest qw(installed_inc);
+use VirtTest qw(fresh_perl installed_inc);
 use VirtTest::Tool;
 
 # The file that has the functions of the module.
 use constant FUNCTIONS => { ours => 'Event.c', theirs => 'Virt.c' };
 
 my $AS_USER = 'become_ordinary(); live_in($ARGV[0]); chdir shift; exec { $ARGV[0] } @ARGV or die "Cannot run: $!\n"';
+
+# The version of Sys::Virt, "ours" where its module has been overwritten with ours, or nothing.
+sub version {
+    my $is_ours = 'defined &Sys::Virt::Event::watches';
+    my $code = "require Sys::Virt; require Sys::Virt::Event; print $is_ours ? 'ours' : Sys::Virt->VERSION";
+    return fresh_perl($code, installed => 1)->{stdout};
+}
+
+# Why there is nothing to compare ours with, if so.
+sub why_not {
+    my $version = version();
+    return 'Sys::Virt is not installed (Debian: libsys-virt-perl)' if $version eq '';
+    return 'our module is installed over the one in Sys::Virt' if $version eq 'ours';
+    return;
+}
 
 # The directory of that user. Our module is copied there, for the user may not be able to read the one of the test.
 sub new {

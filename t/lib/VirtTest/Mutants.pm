@@ -67,11 +67,12 @@ sub _make {
     for my $edit (@{ $mutant->{edits} }) {
         my ($file, $from, $to) = @$edit;
         my $source = -e "$dir/$file" ? "$dir/$file" : "$top/$file";
-        my $text = _slurp($source);
+        my $text = VirtTest::text_of($source);
         my $count = () = $text =~ /\Q$from\E/g;
         $count == 1 or croak "Cannot make $mutant->{what}: $file has $count times $from";
         $text =~ s/\Q$from\E/$to/;
-        _write("$dir/$file", $text);
+        make_path(dirname("$dir/$file"));
+        VirtTest::write_text("$dir/$file", $text);
     }
     return "$dir/lib" if _is_perl($mutant);
     local $?;
@@ -86,23 +87,6 @@ sub _copy_tree {
     for my $name (qw(blib kit lib script src Event.xs Event.c Event.o Event.bs Makefile Makefile.PL typemap pm_to_blib)) {
         -e "$top/$name" and system(cp => '-a', "$top/$name", $dir) and croak "Cannot copy $name";
     }
-    return;
-}
-
-sub _slurp {
-    my ($file) = @_;
-    open my $in, '<', $file or croak "Cannot read $file: $!";
-    local $/;
-    return scalar <$in>;
-}
-
-sub _write {
-    my ($file, $text) = @_;
-    make_path(dirname($file));
-    unlink $file;
-    open my $out, '>', $file or croak "Cannot write $file: $!";
-    print $out $text;
-    close $out or croak "Cannot write $file: $!";
     return;
 }
 

@@ -68,7 +68,7 @@ sub _cancel {
 sub _iterate { $_[0]{loop}->loop_once; return 1 }
 
 # After a signal that of Poll goes on waiting, for what is watched by then. So stop in a handler of %SIG has it watch
-# what is always ready.
+# what is always ready. Elsewhere that costs an iteration, the next one: it has nothing to wait for.
 sub stop {
     my ($self) = @_;
     my $loop = $self->{loop};

@@ -27,12 +27,12 @@ use Carp qw(croak);
 use Exporter qw(import);
 use POSIX ();
 use Test::Sys::Virt::EventImpl::CApi ();
-use Test::Sys::Virt::EventImpl::Util;
+use Test::Sys::Virt::EventImpl::Util qw(:DEFAULT first_line);
 use Time::HiRes ();
 
 our @EXPORT = qw(
     suite case READABLE WRITABLE ERROR HANGUP METHODS
-    cpu_seconds put_byte get_byte ready_pipe callable run_default
+    put_byte get_byte ready_pipe callable run_default
 );
 
 use constant { READABLE => 1, WRITABLE => 2, ERROR => 4, HANGUP => 8 };
@@ -93,8 +93,6 @@ sub why_not {
 }
 
 # Small functions.
-
-sub cpu_seconds { return Time::HiRes::clock() }
 
 sub put_byte {
     my ($handle) = @_;
@@ -186,6 +184,28 @@ sub run_fully {
     }
     return;
 }
+
+# What share of so many seconds the loop uses a processor. A busy machine changes nothing: the time in which the process
+# would have run, and others did, does not count.
+sub busy_share {
+    my ($self, $seconds) = @_;
+    my ($start, $used_before) = (_own_seconds(), Time::HiRes::clock());
+    my $end = $start + patience($seconds);
+    while ((my $left = $end - _own_seconds()) > 0) {
+        $self->run($left);
+    }
+    return (Time::HiRes::clock() - $used_before) / (_own_seconds() - $start);
+}
+
+# A clock that stands still while this thread waits for a processor. It is right if there was no such wait in between.
+sub _own_seconds {
+    my ($waited, $now);
+    do { ($waited, $now) = (_waited_seconds(), now()) } until _waited_seconds() == $waited;
+    return $now - $waited;
+}
+
+# Not every kernel counts that.
+sub _waited_seconds { return first_line('/proc/thread-self/schedstat') =~ /\A\d+ (\d+)/ ? $1 / 1e9 : 0 }
 
 # One pass of libvirt's own loop, of so many seconds at most. The timer that ends it is kept: libvirt does work in the
 # pass after a removal, so that it would never sleep.
