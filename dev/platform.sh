@@ -1,10 +1,10 @@
 #!/bin/sh
-# Run by dev/test --platform as root: sh dev/platform.sh SUITE [--author]. Runs dev/test in a Debian of that suite.
+# Run by dev/test --platform, and by nothing else: SUITE [--author]. Runs dev/test in a Debian of that suite.
 #
 # The Debian is a chroot, /var/cache/sys-virt-event/SUITE. It is made by debootstrap with no more than the minimum, so
 # that what dev/packages forgets is missed. It is kept, brought up to date before each run, and can be removed at any
 # time. What MANIFEST lists is copied to its /srv/sys-virt-event, where it stays until the next run. All that is mounted
-# and started belongs to the namespaces in which dev/test runs this.
+# and started belongs to the namespaces in which dev/test runs this: it is process 1 there, and root.
 
 # shellcheck source=dev/setup.sh
 . "$(dirname "$0")/setup.sh"
@@ -35,9 +35,12 @@ bootstrap() {
     say "debootstrap $suite $root (this takes a few minutes, the first time)"
     rm -rf "$root.new"
     debootstrap --variant=minbase "$suite" "$root.new" "$MIRROR" >"$root.log" 2>&1 || fail "No Debian: see $root.log"
-    # A mirror that lags behind will do, too: unstable's lists expire.
-    printf '%s [check-valid-until=no] %s %s main\n' deb "$MIRROR" "$suite" deb-src "$MIRROR" "$suite" \
-        >"$root.new/etc/apt/sources.list"
+    # Unstable's lists expire within days, and a mirror that lags behind will do, too.
+    options=
+    if [ "$suite" = sid ]; then
+        options='[check-valid-until=no] '
+    fi
+    printf "%s $options%s %s main\n" deb "$MIRROR" "$suite" deb-src "$MIRROR" "$suite" >"$root.new/etc/apt/sources.list"
     # No package is to start a daemon.
     printf '#!/bin/sh\nexit 101\n' >"$root.new/usr/sbin/policy-rc.d"
     chmod +x "$root.new/usr/sbin/policy-rc.d"
@@ -63,9 +66,14 @@ upgrade() {
 copy_tree() {
     rm -rf "$root$tree"
     mkdir "$root$tree"
-    sed 's/[[:space:]].*//' MANIFEST | tar -c -T - | tar -x --no-same-owner -C "$root$tree"
+    sed 's/[[:space:]].*//' MANIFEST >"$root/tmp/list" &&
+        tar -c -f "$root/tmp/tree.tar" -T "$root/tmp/list" &&
+        tar -x -f "$root/tmp/tree.tar" --no-same-owner -C "$root$tree"
 }
 
+if [ $$ -ne 1 ] || [ -z "$suite" ]; then
+    fail "This is run by dev/test --platform"
+fi
 mkdir -p "${root%/*}" || exit 1
 exec 9>"$root.lock"
 flock -n 9 || fail "Another test of $suite is running"
@@ -76,7 +84,8 @@ copy_tree || fail "Cannot copy the tree to $root$tree"
 # As long as there is no loop it is what a user may have who gives "make test" to what README wants to be installed.
 if ! inside perl -MEV -e 1 2>/dev/null; then
     say "make test, with no loop and no libvirtd, in $root"
-    inside env --chdir="$tree" sh -c 'sh dev/demo >/dev/null && make -s test' 9>&- || fail "$suite: the suite needs a loop"
+    inside env --chdir="$tree" sh -c 'sh dev/demo >/dev/null && make -s test' 9>&- ||
+        fail "$suite: the suite has failed without loops"
 fi
 say "sh dev/test${author:+ $author}, in $root"
 # shellcheck disable=SC2086 # a word or none

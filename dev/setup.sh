@@ -8,11 +8,12 @@ say() {
     printf '== %s\n' "$*"
 }
 
+# sudo by itself passes on no environment.
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
     elif command -v sudo >/dev/null; then
-        sudo "$@"
+        sudo env ${http_proxy:+"http_proxy=$http_proxy"} ${TEST_SLOW:+"TEST_SLOW=$TEST_SLOW"} "$@"
     else
         say "This takes root, or sudo: $*"
         return 1

@@ -55,7 +55,7 @@ sub pump_until {
     my ($what, $code) = @_;
     my $end = now() + patience(30);
     until ($code->()) {
-        BAIL_OUT("$0: in vain: $what") if now() > $end;
+        die "In vain: $what\n" if now() > $end;
         my %child = map { $_->{handle} => $_ } @children;
         for my $handle (IO::Select->new(map { $_->{handle} } @children)->can_read(0.1)) {
             my $child = $child{$handle};

@@ -21,7 +21,7 @@ watchdog(120);
 my $TREE = File::Temp->newdir;
 for my $file (sort keys %{ maniread() }) {
     make_path(dirname("$TREE/$file"));
-    copy($file, "$TREE/$file") or BAIL_OUT("Cannot copy $file, which is in MANIFEST: $!");
+    copy($file, "$TREE/$file") or die "Cannot copy $file, which is in MANIFEST: $!\n";
 }
 
 # Runs it there with these arguments. What this test was told about directories and libraries is not for it.

@@ -11,6 +11,7 @@ use File::Basename qw(dirname);
 use File::Copy qw(copy);
 use File::Find ();
 use File::Path qw(make_path remove_tree);
+use File::Spec;
 use Test::More;
 
 use AuthorTest;
@@ -21,11 +22,11 @@ watchdog(900);
 my $WORK = work_dir();
 my $ARCH = "lib/perl5/$Config{archname}";
 
-# Fails the whole test: nothing that follows would tell anything.
+# Ends the test: nothing that follows would tell anything.
 sub must {
     my ($command, %opt) = @_;
     my $run = run_of($command, limit => 300, %opt);
-    $run->{status} eq 'exit 0' or BAIL_OUT("@$command: $run->{status}\n$run->{output}");
+    $run->{status} eq 'exit 0' or die "@$command: $run->{status}\n$run->{output}\n";
     return $run->{output};
 }
 
@@ -59,7 +60,7 @@ sub tarball {
     my $source = empty_dir('source');
     for my $file (sort keys %{ maniread() }) {
         make_path(dirname("$source/$file"));
-        copy($file, "$source/$file") or BAIL_OUT("Cannot copy $file: $!");
+        copy($file, "$source/$file") or die "Cannot copy $file: $!";
     }
     must([$^X, 'Makefile.PL'], dir => $source);
     must([$Config{make}, 'dist'], dir => $source);
@@ -264,8 +265,13 @@ sub runs_examples {
 
 # One directory, two distributions
 
+my $has_dpkg = grep { -x "$_/dpkg" } File::Spec->path;
+my $NO_DPKG  = 'the files of Sys::Virt are those of Debian\'s package, and there is no dpkg';
+
+# Returns the files.
 sub install_sys_virt {
     my ($prefix) = @_;
+    my @files;
     for my $file (split /\n/, must(['dpkg', '-L', 'libsys-virt-perl'])) {
         my ($below) = $file =~ m{/perl5/[0-9.]+/(.+)\z} or next;
         next if -d $file;
@@ -273,8 +279,9 @@ sub install_sys_virt {
         make_path(dirname($target));
         unlink $target;
         copy($file, $target) or die "Cannot copy $file: $!";
+        push @files, "$ARCH/$below";
     }
-    return;
+    return @files;
 }
 
 sub is_of_sys_virt {
@@ -302,6 +309,7 @@ sub old_program_runs {
 }
 
 subtest 'first Sys::Virt, then this' => sub {
+    plan skip_all => $NO_DPKG if !$has_dpkg;
     my $prefix = empty_dir('shared');
     install_sys_virt($prefix);
     ok is_of_sys_virt("$prefix/$ARCH/Sys/Virt/Event.pm"), 'Sys::Virt has brought its file';
@@ -322,6 +330,7 @@ subtest 'first Sys::Virt, then this' => sub {
 };
 
 subtest 'first this, then Sys::Virt' => sub {
+    plan skip_all => $NO_DPKG if !$has_dpkg;
     my $prefix = empty_dir('shared');
     unlike by_make($prefix), qr/Warning/, 'Makefile.PL has nothing to warn of';
     install_sys_virt($prefix);
@@ -339,6 +348,17 @@ subtest 'first this, then Sys::Virt' => sub {
     out_by_cpanm($prefix);
     is list(grep { /Event/ } files_below($prefix)), '', 'cpanm removes what is ours, and no more';
     ok -e "$prefix/$ARCH/Sys/Virt.pm" && -e "$prefix/$ARCH/auto/Sys/Virt/Virt.$Config{dlext}", '... Sys::Virt stays';
+
+    must([$Config{make}, 'install'], dir => (glob "$WORK/by-make/*")[0]);
+    my @theirs = grep { /Event/ } install_sys_virt($prefix);
+    my ($manual) = glob "$prefix/man/man*/Sys::Virt::Event.*";
+    must(['pod2man', "$prefix/$ARCH/Sys/Virt/Event.pm", $manual]);
+    my $said = out_by_make();
+    unlike $said, qr/ is gone/, 'make uninstall takes nothing from Sys::Virt';
+    ok is_of_sys_virt("$prefix/$ARCH/Sys/Virt/Event.pm") && -e $manual, '... which has its module and its manual';
+    is list(grep { /Event/ } files_below($prefix)), list(@theirs, $manual =~ s{\A\Q$prefix/}{}r),
+        '... and nothing is ours';
+    old_program_runs($prefix, 'Sys-Virt');
 };
 
 # A perl with nothing but what comes with it: what is missing is said, and what does not need it works.

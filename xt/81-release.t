@@ -30,7 +30,7 @@ my $dir = built_copy();
 my ($tarball, $dist);
 for my $command ([$Config{make}, 'dist'], ['sh', '-c', 'tar -xzf Sys-Virt-Event-*.tar.gz']) {
     my $run = run_of($command, dir => $dir, limit => 60);
-    $run->{status} eq 'exit 0' or BAIL_OUT("@$command: $run->{output}");
+    $run->{status} eq 'exit 0' or die "@$command: $run->{output}\n";
     ($tarball) = glob "$dir/Sys-Virt-Event-*.tar.gz";
     $dist = $tarball =~ s/\.tar\.gz\z//r;
 }
@@ -62,13 +62,13 @@ sub is_core {
 }
 
 # The authors' tools, as they are in dev/packages.
-subtest 'what xt/ needs' => sub {
+subtest 'what xt/ and dev/ need' => sub {
     my $meta = CPAN::Meta->load_file("$dist/META.json");
     my %develop = %{ $meta->prereqs->{develop}{requires} };
     my %given = map { %{ $meta->prereqs->{$_}{requires} } } qw(configure runtime test);
     my %also = map { %{ $meta->prereqs->{runtime}{$_} } } qw(recommends suggests);
     my %used;
-    for my $file (grep { m{\Axt/.+\.(?:t|pm)\z} } sort keys %{ maniread() }) {
+    for my $file (grep { m{\A(?:xt|dev)/} } perl_files()) {
         my $code = text_of($file);
         $used{$1} = $file while $code =~ /^[ \t]*(?:use|require) ([A-Z](?:[\w:]*\w)?)\b/mg;
     }
@@ -77,6 +77,10 @@ subtest 'what xt/ needs' => sub {
     is join(' ', grep { my $listed = $_; !grep { is_part($_, $listed => 1) } keys %used } sort keys %develop), '',
         '... and all that is listed is used';
 };
+
+sub perl_files {
+    return grep { /\.(?:pm|pl|PL|t)\z/ || text_of($_) =~ /\A#!.*\bperl\b/ } sort keys %{ maniread() };
+}
 
 sub is_part {
     my ($module, %listed) = @_;
@@ -124,8 +128,7 @@ my %NEWER = (
     'the safe diamond'              => qr/<{2}>{2}/,
 );
 subtest 'perl 5.16 can read it' => sub {
-    for my $file (grep { /\.(?:pm|pl|PL|t)\z/ || m{\Ascript/} || $_ eq 'dev/uninstall' }
-        grep { !m{\Abench/} } sort keys %{ maniread() }) {
+    for my $file (grep { !m{\Abench/} } perl_files()) {
         my $needs = Perl::MinimumVersion->new($file) or do { fail "$file can be parsed"; next };
         my $least = $needs->minimum_syntax_version;
         cmp_ok $least, '<=', version->parse('v5.16.0'), $file or diag $needs->syntax_markers;

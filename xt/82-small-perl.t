@@ -15,13 +15,15 @@ use VirtTest;
 plan skip_all => 'its source is Debian\'s, and there is no apt-get' if !grep { -x "$_/apt-get" } File::Spec->path;
 watchdog(3600);
 
-my $built = run_of(['sh', '-c', 'xt/small-perl 2>"$0"', my $log = work_dir() . '/log'], limit => 2400);
-$built->{status} eq 'exit 0' or BAIL_OUT("No small perl: $built->{status}\n" . qx(tail -n 40 $log));
+my $work  = work_dir();
+my $built = run_of(['sh', '-c', 'xt/small-perl 2>"$0"', "$work/log"], limit => 2400);
+plan skip_all => 'the mirror has no source of perl' if $built->{status} eq 'exit 3';
+$built->{status} eq 'exit 0' or die "No small perl: $built->{status}\n" . qx(tail -n 40 $work/log);
 chomp(my $perl = $built->{output});
 
 my $about = run_of([$perl, '-MConfig', '-e', 'print "$] ", $Config{useithreads} // "none"'], limit => 10)->{output};
 my ($version, $threads) = split / /, $about;
-cmp_ok $version, '<', $], "perl $version is older than this one";
+cmp_ok $version, '<=', $], "perl $version is no newer than this one";
 is $threads, 'none', '... and has no ithreads';
 
 # All that is run from here on is run by it.

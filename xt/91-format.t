@@ -20,6 +20,7 @@ is_silent(['shellcheck', '-x', @shell], 'shellcheck finds nothing');
 my @faults = (
     ['src/watch.c',               'sve_now(void)',         'sve_now (void)'],
     ['src/mailbox.h',             '    ',                  '  '],
+    ['src/token.h',               "#endif\n",              "#endif\n\n\n"],
     ['lib/Sys/Virt/EventImpl.pm', 'use strict;',           'use strict  ;'],
     ['t/82-layout.t',             'without_file(\\@files', 'without_file( \\@files'],
     ['LAYOUT',                    "\n",                    " \n"],
@@ -42,13 +43,17 @@ is_deeply [sort keys %told], [sort map { $_->[0] } @faults], '... in each file' 
 $run = run_of([$^X, 'dev/format', '--fix'], dir => $dir, limit => 120);
 my @left = $run->{output} =~ /^([^:\n]+):\d+: /mg;
 is_deeply \@left, [qw(LAYOUT README script/virt-events)], '--fix leaves what only a person can mend' or diag $run->{output};
-is contents("$dir/$_"), contents($_), "... and has mended $_" for map { $_->[0] } @faults[0 .. 3];
+is contents("$dir/$_"), contents($_), "... and has mended $_" for map { $_->[0] } @faults[0 .. 4];
+
+put_into("$dir/MANIFEST", "$faults[0][0]\n");
+$run = run_of([$^X, 'dev/format'], dir => $dir, limit => 120);
+is "$run->{status}\n$run->{output}", "exit 0\n", 'a single file is enough';
 
 done_testing;
 
 sub is_silent {
     my ($command, $name) = @_;
-    my $run = run_of($command, limit => 120);
+    my $run = run_of($command, limit => 600);
     is "$run->{status}\n$run->{output}", "exit 0\n", $name;
     return;
 }

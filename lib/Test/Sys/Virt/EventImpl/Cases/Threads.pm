@@ -19,7 +19,7 @@ our @EXPORT_OK = qw(with_threads interrupted_by told clock_ms slice);
 suite threads => "Calls from threads that are not Perl's";
 
 # The clock that a woken loop must beat, and the run that is meant to be interrupted, which lasts a bit longer.
-sub clock_ms { return 140 * (patience(1) > 1 ? patience(1) : 1) }
+sub clock_ms { return 400 * (patience(1) > 1 ? patience(1) : 1) }
 sub slice    { return 1.15 * clock_ms() / 1000 }
 
 # From here on the process has had another thread, and the owner has entered the core since: an object whose class is
