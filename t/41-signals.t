@@ -248,7 +248,8 @@ sub clear {
 # A signal in each method that a call of libvirt calls, and in callbacks.
 SKIP: {
     skip 'Sys::Virt is not installed', 1 if !$has_sys_virt;
-    skip Test::Sys::Virt::EventImpl::Daemon->why_not, 1 if Test::Sys::Virt::EventImpl::Daemon->why_not;
+    my $why_not = Test::Sys::Virt::EventImpl::Daemon->why_not;
+    skip $why_not, 1 if $why_not;
     my $daemon = Test::Sys::Virt::EventImpl::Daemon->start;
 
     my $lifecycle = Sys::Virt::Domain::EVENT_ID_LIFECYCLE();

@@ -72,6 +72,21 @@ like exception_of { $object->run_until(sub { 1 }, 'soon') },
 is exception_of { $object->run_until(sub { 1 }) }, undef, 'what is so already needs no loop';
 is exception_of { $object->loop }, "too early\n", 'loop looks for it';
 
+# One that was forgotten.
+@My::Empty::ISA = ('Sys::Virt::Event::Loop');
+like exception_of { My::Empty->new->loop }, qr/\AMy::Empty must provide _find_loop at \Q$0\E /, 'no _find_loop';
+{
+    no warnings 'once';
+    *My::Empty::_find_loop = sub { $My::Empty::loop };
+    *My::Empty::_timer     = sub { };
+}
+like exception_of { My::Empty->new->loop }, qr/\AMy::Empty::_find_loop returned no loop at \Q$0\E /, '... no loop';
+$My::Empty::loop = 'a loop';
+my $empty = My::Empty->new;
+like exception_of { $empty->loop }, qr/\AMy::Empty must provide _watch, _unwatch, _cancel, _iterate at \Q$0\E /,
+    '... the others';
+isnt exception_of { $empty->loop }, undef, '... each time';
+
 like exception_of { My::Adapter->import('-regster') },
     qr/\ACannot use My::Adapter: there is no option -regster at \Q$0\E /, 'import of anything else';
 is exception_of { My::Adapter->import }, undef, 'import of nothing';
@@ -97,7 +112,7 @@ is Sys::Virt::Event::registered(), $registered, 'once more changes nothing';
 
 my $pod = do { local (@ARGV, $/) = $INC{'Sys/Virt/Event/Loop.pm'}; <> };
 my ($section) = $pod =~ /^=head1 WRITE AN ADAPTER\n(.*?)^=head1/ms;
-my ($class, $use, $kit) = map { s/^  //mgr } $section =~ /^((?:  .*\n|\n(?=\n*  ))+)/mg;
+my ($class, $use, $command, $kit) = map { s/^  //mgr } $section =~ /^((?:  .*\n|\n(?=\n*  ))+)/mg;
 cmp_ok scalar(grep { /\S/ } split /\n/, $class), '<=', 40, 'the adapter in the manual is short';
 
 SKIP: {
