@@ -12,6 +12,7 @@ our $VERSION = '0.001';
 
 use Carp qw(croak);
 use Config;
+use Cwd ();
 use DynaLoader ();
 use File::Path qw(remove_tree);
 use File::Spec;
@@ -121,9 +122,9 @@ sub _content {
 }
 
 # Goes on in a child of this process, as an ordinary user whose home is the root directory. Everything that is loaded
-# later must be readable by that user. The process itself stays behind until the child has ended, and ends likewise.
-# It also is the parent of all emulators: libvirt takes an emulator for alive until somebody has waited for it, which
-# the process 1 of a container may never do.
+# later must be readable by that user, or below the current directory. The process itself stays behind until the child
+# has ended, and ends likewise. It also is the parent of all emulators: libvirt takes an emulator for alive until
+# somebody has waited for it, which the process 1 of a container may never do.
 sub enter {
     my ($self) = @_;
     croak 'Cannot enter emulator: this process has done so already' if $self->{root};
@@ -135,6 +136,7 @@ sub enter {
     defined(my $pid = fork) or croak "Cannot fork: $!";
     $self->_stay_behind($pid, $root) if $pid;
 
+    _reach_from_here();
     become_ordinary();
     _prctl(PR_SET_PDEATHSIG, POSIX::SIGKILL());
     POSIX::_exit(1) if getppid != $parent;
@@ -143,6 +145,13 @@ sub enter {
     $SIG{PIPE}    = 'IGNORE';
     $self->{root} = $root;
     return $self;
+}
+
+# Modules below the current directory are found from there, where the way to it is barred, as in /root.
+sub _reach_from_here {
+    my $here = Cwd::getcwd();
+    @INC = map { ref() ? $_ : s{\A\Q$here\E/}{}r } @INC;
+    return;
 }
 
 sub _make_root {
