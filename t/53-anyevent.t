@@ -155,10 +155,13 @@ wait_for_it() for 1 .. 5;
 PERL
     join '', "object 1\n", "object 2\n", "done\n", ("text timer\n") x 4, "done\n";
 
-# The handler is due when the callback has returned, amid Event's C code.
+# The handler is due when the callback has returned, amid Event's C code. That has perl 5.40 make a warning of what the
+# handler throws, even later.
 SKIP: {
     skip 'Event is not installed', 2 if !has('Event');
-    prints 'a signal handler that dies in run_until leaves Event in order', <<'PERL', "dies\ndies\ndone\n", 'Event';
+    my $told = $] < 5.038 ? qr/\Adies\ndies\ndone\n\z/
+        : qr/\A(?:(?:warning: \t\(in cleanup\) dies\n){2}(?:done\n){3}|dies\ndies\ndone\n)\z/;
+    prints 'a signal handler that dies in run_until leaves Event in order', <<'PERL', $told, 'Event';
 package Signalled;
 use parent 'Sys::Virt::Event::AnyEvent';
 sub _run_timeout_callback { my ($loop, @args) = @_; $loop->SUPER::_run_timeout_callback(@args); kill USR1 => $$ }

@@ -298,7 +298,9 @@ loops with a class of their own are limits of that class, which may have more.
                         IOAsync, POE  Event what it loads late: what it
                                       is at work on may be lost when a
                                       handler in %SIG dies in the midst
-                                      of it, a timer that is due, say
+                                      of it, a timer that is due, say;
+                                      on Event, perl 5.40 makes a warning
+                                      of what the handler throws
   many passes           Event, POE    the loop polls on for the last
                                       millisecond before a timer is due
   timers of 0 ms        IOAsync       one that a callback of a handle
