@@ -297,7 +297,10 @@ for my $events (1 .. MANY) {
     my $line = $tool->line;
     push @size, status_of($tool->pid, 'VmRSS') if $events == WARM || $events == MANY;
 }
-cmp_ok $size[1] - $size[0], '<', GROWTH, "from @{[WARM]} to @{[MANY]} events it grows from $size[0] to $size[1] KiB";
+SKIP: {
+    skip 'memory says nothing under these tools', 1 if $ENV{TEST_SLOW};
+    cmp_ok $size[1] - $size[0], '<', GROWTH, "from @{[WARM]} to @{[MANY]} events it grows from $size[0] to $size[1] KiB";
+}
 $tool->signal('TERM');
 is $tool->status, 0, 'and it ends well';
 
