@@ -522,14 +522,16 @@ sub storm {
     push @wrong, "seldom: $_" for grep { ($acted{$_} || 0) < 5 } @actions;
     push @wrong, 'few exceptions' if ($thrown{"signal\n"} || 0) < 20 || !$thrown{"callback\n"} && !$warned;
     if ($conn) {
-        # An event for each time that the daemon has done it, in order: one that is lost leaves two of a kind.
+        # An event for each time that the daemon has done it, in order. libvirt's own loop calls its timer inside itself:
+        # there a nested run gives later events first.
+        my $is_paused = $dom->get_info->{state} == Sys::Virt::Domain::STATE_PAUSED();
         $dom->destroy;
         my $end = time + patience(10);
         until (@events && $events[-1] == 5 || time > $end) { eval { $run->(1) } }
         $dom->create;
         pop @events;
-        my @pairs = (3, 4) x @events;
-        push @wrong, "events @events" if "@events" ne "@pairs[0 .. $#events]" || @events < 4;
+        push @wrong, "events @events" if @events < 4 || (grep { $_ == 3 } @events) != (grep { $_ == 4 } @events) + $is_paused
+            || $name ne 'default' && "@events" !~ /\A(?:3 4 ?)*3?\z/;
         undef $_ for $dom, $conn;
     }
     $of_c{$_} && Test::Sys::Virt::EventImpl::CApi::remove_timeout($_) for keys %of_c;

@@ -220,6 +220,10 @@ waits for as long as it takes; if nothing is registered, that is for ever. A sig
 
 An exception of a callback is thrown from here, see L</EXCEPTIONS>.
 
+In a callback it runs the loop inside itself. A callback of this module that is running is passed over meanwhile, but
+libvirt's loop does call the timer again by which libvirt delivers events: later ones come before the rest of the
+earlier ones. L<Sys::Virt::Event::Poll> keeps their order.
+
 Dies also with:
 
 =for test messages
