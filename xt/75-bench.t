@@ -10,7 +10,7 @@ use lib "$FindBin::Bin/../t/lib";
 use File::Temp ();
 use JSON::PP ();
 use Test::More;
-use VirtTest qw(watchdog);
+use VirtTest qw(watchdog text_of);
 
 my $bench = "$FindBin::Bin/../bench";
 require "$bench/Tables.pm";
@@ -19,9 +19,9 @@ watchdog(600);
 
 my $dir = File::Temp->newdir;
 my $out = qx("$^X" "$bench/run" --quick --json "$dir/json" --svg "$dir/svg" 2>"$dir/err");
-is $?, 0, 'all was measured' or diag contents("$dir/err");
+is $?, 0, 'all was measured' or diag text_of("$dir/err");
 
-my $json = JSON::PP->new->decode(contents("$dir/json"));
+my $json = JSON::PP->new->decode(text_of("$dir/json"));
 is_deeply $json->{failures}, [], 'nothing has failed';
 for my $scenario (Bench::Tables::scenarios()) {
     my ($name, $columns) = @$scenario{qw(name columns)};
@@ -36,7 +36,7 @@ is_deeply [map { $_->{title} } @{ $json->{goals} }],
     [map { $_->{title} } grep { ($_->{by} // '') ne 'instructions' } Bench::Tables::goals()],
     'what each goal comes to, but for those by instructions, which take long';
 
-my $svg = contents("$dir/svg");
+my $svg = text_of("$dir/svg");
 like $svg, qr/\A<svg .*<\/svg>\n\z/s, 'a chart';
 my @lines = $svg =~ /<polyline points="([^"]+)"/g;
 is_deeply [map { scalar split } @lines], [(scalar Bench::Tables::numbers()) x @lines], 'with all numbers of watches';
@@ -47,10 +47,3 @@ is system(qq("$^X" "$bench/run" --no-such >"$dir/out" 2>&1)) >> 8, 2, 'so is suc
 
 watchdog(0);
 done_testing;
-
-sub contents {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!";
-    local $/;
-    return scalar <$in>;
-}

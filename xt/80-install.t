@@ -15,7 +15,7 @@ use File::Spec;
 use Test::More;
 
 use AuthorTest;
-use VirtTest;
+use VirtTest qw(:DEFAULT text_of write_text);
 
 watchdog(900);
 
@@ -410,17 +410,3 @@ EOT
 };
 
 done_testing;
-
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!";
-    local $/;
-    return scalar <$in>;
-}
-
-sub write_text {
-    my ($file, $text) = @_;
-    open my $out, '>', $file or die "Cannot write $file: $!";
-    print $out $text;
-    close $out or die "Cannot write $file: $!";
-}

@@ -17,7 +17,7 @@ use Test::CPAN::Meta;
 use Test::More;
 
 use AuthorTest;
-use VirtTest;
+use VirtTest qw(:DEFAULT text_of);
 
 watchdog(240);
 $ExtUtils::Manifest::Quiet = 1;
@@ -164,10 +164,3 @@ subtest 'perl 5.16 can compile it' => sub {
 };
 
 done_testing;
-
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!";
-    local $/;
-    return scalar <$in>;
-}

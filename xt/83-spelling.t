@@ -2,10 +2,12 @@
 use strict;
 use warnings;
 
+use lib 't/lib';
 use ExtUtils::Manifest qw(maniread);
 use File::Temp ();
 use Pod::Spell ();
 use Test::More;
+use VirtTest qw(text_of);
 
 my @words = do { open my $in, '<', 'xt/words' or die "Cannot read xt/words: $!\n"; map { s/\n//r } <$in> };
 my %seen;
@@ -42,11 +44,4 @@ sub unknown_words {
     my %unknown = map { lc $_ => 1 } split ' ', qx(aspell list --lang=en_GB --encoding=utf-8 <$file);
     $? and die "Cannot run aspell: $?\n";
     return sort keys %unknown;
-}
-
-sub text_of {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!\n";
-    local $/;
-    return scalar <$in>;
 }

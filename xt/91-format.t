@@ -10,8 +10,9 @@ use File::Basename qw(dirname);
 use File::Copy qw(copy);
 use File::Path qw(make_path);
 use Test::More;
+use VirtTest qw(text_of);
 
-my @shell = grep { /\.sh\z/ || contents($_) =~ m{\A#!/bin/sh\b} } sort keys %{ maniread() }, glob '.ci/run';
+my @shell = grep { /\.sh\z/ || text_of($_) =~ m{\A#!/bin/sh\b} } sort keys %{ maniread() }, glob '.ci/run';
 cmp_ok scalar @shell, '>=', 4, "these are the shell's: @shell";
 
 is_silent([$^X, 'dev/format'], 'the tree is formatted');
@@ -43,7 +44,7 @@ is_deeply [sort keys %told], [sort map { $_->[0] } @faults], '... in each file' 
 $run = run_of([$^X, 'dev/format', '--fix'], dir => $dir, limit => 120);
 my @left = $run->{output} =~ /^([^:\n]+):\d+: /mg;
 is_deeply \@left, [qw(LAYOUT README script/virt-events)], '--fix leaves what only a person can mend' or diag $run->{output};
-is contents("$dir/$_"), contents($_), "... and has mended $_" for map { $_->[0] } @faults[0 .. 4];
+is text_of("$dir/$_"), text_of($_), "... and has mended $_" for map { $_->[0] } @faults[0 .. 4];
 
 put_into("$dir/MANIFEST", "$faults[0][0]\n");
 $run = run_of([$^X, 'dev/format'], dir => $dir, limit => 120);
@@ -58,16 +59,9 @@ sub is_silent {
     return;
 }
 
-sub contents {
-    my ($file) = @_;
-    open my $in, '<', $file or die "Cannot read $file: $!\n";
-    local $/;
-    return scalar <$in>;
-}
-
 sub change {
     my ($file, $old, $new) = @_;
-    my $text = contents($file);
+    my $text = text_of($file);
     $text =~ s/\Q$old\E/$new/ or die "There is no '$old' in $file\n";
     put_into($file, $text);
     return;
