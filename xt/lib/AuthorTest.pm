@@ -65,10 +65,10 @@ sub compiled {
 }
 
 # Runs a command, kills it and its children after so many seconds, and returns { output, status }, where status is
-# "exit 0" or the like. Options: dir, env (undef: not in the environment), limit.
+# "exit 0" or the like. Options: dir, env (undef: not in the environment), limit (60).
 sub run_of {
     my ($command, %opt) = @_;
-    my $limit = patience($opt{limit});
+    my $limit = patience($opt{limit} // 60);
     defined(my $pid = open my $out, '-|') or croak "Cannot fork: $!";
     if (!$pid) {
         my %env = ((map { $_ => undef } @HARNESS), %{ $opt{env} || {} });
