@@ -71,7 +71,7 @@ void
 register(impl, ...)
     SV *impl
   PPCODE:
-    sve_register(aTHX_ cv, impl, wake_option(aTHX_ cv, impl, &ST(1), items - 1));
+    ST(0) = sve_register(aTHX_ cv, impl, wake_option(aTHX_ cv, impl, &ST(1), items - 1));
     XSRETURN(1);
 
 void

@@ -6,6 +6,7 @@
 typedef struct {
     const PERL_SI *stack;                /* the Perl frame for whose statement the mortal waits */
     I32 frame;
+    const COP *statement;
     unsigned long from;                  /* the first free function that it will run */
 } settling_mortal;
 
@@ -141,6 +142,13 @@ static void leave_frame(pTHX_ sve_frame *frame)
 
 static void exit_later(pTHX);
 
+/* Whoever called this is C code that the innermost border has called. */
+static bool is_within_border(pTHX_ const my_cxt_t *cxt)
+{
+    const sve_border *border = cxt->border;
+    return border && border->stack == PL_curstackinfo && border->depth == cxstack_ix;
+}
+
 void sve_leave(pTHX_ sve_frame *frame)
 {
     dMY_CXT;
@@ -150,7 +158,7 @@ void sve_leave(pTHX_ sve_frame *frame)
     MY_CXT.exiting = false;
     leave_frame(aTHX_ frame);
     MY_CXT.exiting |= exiting;
-    if (MY_CXT.exiting)
+    if (MY_CXT.exiting && !is_within_border(aTHX_ &MY_CXT))
         exit_later(aTHX);
 }
 
@@ -306,7 +314,8 @@ SV *sve_eval(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **result)
 static void settle_later(pTHX);
 
 /* exit goes on where nothing of libvirt's is in its way, on a mortal: when the border is closed, else when the
- * statement that made the call of libvirt is done. */
+ * statement that made the call of libvirt is done. Under a border it is not left to a mortal of whoever called: that
+ * may be Sys::Virt's C code, called by libvirt. */
 
 static int on_exit_mortal(pTHX_ SV *sv, MAGIC *magic)
 {
@@ -354,6 +363,8 @@ void sve_border_open(pTHX_ sve_border *border, SV *added)
     dMY_CXT;
 
     border->outer = MY_CXT.border;
+    border->stack = PL_curstackinfo;
+    border->depth = cxstack_ix;
     border->error = border->prefix = NULL;
     border->running = NULL;
     border->added = added;
@@ -362,14 +373,22 @@ void sve_border_open(pTHX_ sve_border *border, SV *added)
     MY_CXT.border = border;
 }
 
-/* An exit that was put off goes on when the frame frees its temporaries; what was parked is a warning then. */
+/* An exit that was put off goes on when the frame frees its temporaries. */
+static void leave_border_frame(pTHX_ sve_border *border)
+{
+    if (sve_is_exiting(aTHX))
+        exit_later(aTHX);
+    leave_frame(aTHX_ &border->frame);
+}
+
+/* What was parked is a warning if the program exits. */
 static SV *end_border(pTHX_ sve_border *border)
 {
     SV *error = border->error;
 
     if (!sve_is_exiting(aTHX))
         border->error = NULL;
-    leave_frame(aTHX_ &border->frame);
+    leave_border_frame(aTHX_ border);
     return error;
 }
 
@@ -539,10 +558,12 @@ SV *sve_run_callback_for_c(pTHX_ sve_watch *watch, int events)
  * libvirt, which has left the stack then. Perl code that this call runs meanwhile has statements of
  * its own; so a mortal runs only what became due at its own level or deeper. */
 
-/* Then no call that this frame made before is still on the stack. */
+/* Then no call that this frame made before is still on the stack. Another frame of the same depth, called by the same
+ * statement, is at another statement of its own. */
 static bool has_mortal_here(pTHX_ const my_cxt_t *cxt)
 {
-    return cxt->last_mortal.stack == PL_curstackinfo && cxt->last_mortal.frame == cxstack_ix;
+    const settling_mortal *last = &cxt->last_mortal;
+    return last->stack == PL_curstackinfo && last->frame == cxstack_ix && last->statement == PL_curcop;
 }
 
 static void settle_from(pTHX_ unsigned long from)
@@ -573,7 +594,7 @@ static int settle(pTHX_ SV *sv, MAGIC *magic)
     memcpy(notes, magic->mg_ptr, sizeof notes);
     unsigned long from = notes[0].from;
     /* Mortals go in the reverse order of their coming, but for those that perl moves. */
-    MY_CXT.last_mortal = MY_CXT.last_mortal.from == from ? notes[1] : (settling_mortal){ NULL, 0, 0 };
+    MY_CXT.last_mortal = MY_CXT.last_mortal.from == from ? notes[1] : (settling_mortal){ NULL, 0, NULL, 0 };
     if (!MY_CXT.locked)
         settle_from(aTHX_ from);
     else if (MY_CXT.settling >= from)
@@ -593,7 +614,7 @@ static void settle_later(pTHX)
     MY_CXT.settling = sve_bridge_last_due();
     if (has_mortal_here(aTHX_ &MY_CXT))
         return;
-    settling_mortal notes[2] = { { PL_curstackinfo, cxstack_ix, from }, MY_CXT.last_mortal };
+    settling_mortal notes[2] = { { PL_curstackinfo, cxstack_ix, PL_curcop, from }, MY_CXT.last_mortal };
     sv_magicext(sv_newmortal(), NULL, PERL_MAGIC_ext, &settle_vtbl, (const char *)notes, sizeof notes);
     MY_CXT.last_mortal = notes[0];
 }
@@ -663,7 +684,7 @@ static const sve_functions *functions(void)
 static int finish_add(pTHX_ CV *cv, sve_border *border, int id, SV *code)
 {
     if (id > 0) {
-        leave_frame(aTHX_ &border->frame); /* what else went wrong meanwhile is a warning */
+        leave_border_frame(aTHX_ border); /* what else went wrong meanwhile is a warning */
         return id;
     }
     SvREFCNT_dec(code);

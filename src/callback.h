@@ -50,6 +50,8 @@ typedef struct sve_border sve_border;
 struct sve_border {
     sve_frame frame;                     /* must be first */
     sve_border *outer;
+    const PERL_SI *stack;                /* the Perl frame that called it */
+    I32 depth;
     SV *error, *prefix;                  /* what was parked, and how it starts as a warning */
     sve_watch *running;                  /* whose callback ends with the border */
     SV *added;                           /* of a public add_*: the opaque of its watch, whose refusal it throws */

@@ -128,10 +128,11 @@ static void must_have_methods(pTHX_ CV *cv, SV *impl)
         sve_cannot(aTHX_ cv, "%s must provide %" SVf, sv_reftype(SvRV(impl), TRUE), SVfARG(missing));
 }
 
-void sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake)
+SV *sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake)
 {
     if (PL_dirty)                        /* perl has taken the registered object away by then */
-        return;
+        return impl;
+    impl = sv_mortalcopy(impl);          /* the caller's variable may change in Perl code that is called */
     if (!sve_is_impl(aTHX_ impl))
         sve_cannot(aTHX_ cv, "%s is not an object of a subclass of Sys::Virt::Event or Sys::Virt::EventImpl",
                    sv_isobject(impl) ? sv_reftype(SvRV(impl), TRUE) : (SvOK(impl) ? SvPV_nolen(impl) : "undef"));
@@ -148,12 +149,13 @@ void sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake)
             must_be_first(aTHX_ cv);
     } else if (registered.perl) {
         if (SvRV(sve_perl_loop_object(aTHX)) == SvRV(impl))
-            return;
+            return impl;
         let_go(aTHX_ cv);
     }
     if (!registered.perl)
         become_owner(aTHX_ SVE_OBJECT);
     sve_perl_loop_serve(aTHX_ impl, wake);
+    return impl;
 }
 
 void sve_register_default(pTHX_ CV *cv)

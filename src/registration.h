@@ -25,7 +25,8 @@ bool sve_is_owner(sve_loop *loop);
 void sve_must_be_registered(pTHX_ CV *cv);
 void sve_must_be_owner(pTHX_ CV *cv);
 
-void sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake);
+/* Returns the object that has been registered. */
+SV *sve_register(pTHX_ CV *cv, SV *impl, sve_wake_policy wake);
 void sve_register_default(pTHX_ CV *cv);
 
 /* In a child process: sve_bridge_adopt and sve_bridge_forget. */

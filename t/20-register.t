@@ -392,6 +392,16 @@ EOT
     is($got{two}, '', '... which has none unless it asks');
 }
 {
+    our $new;
+    my %got = in_child {
+        my $old = register(VirtTest::Loop->new, wake => 1);
+        $old->on(remove_handle => sub { undef $new });
+        $new = VirtTest::Loop->new;
+        return (is => $new->register == registered() && registered() != $old);
+    };
+    ok($got{is}, 'a variable that the loop before it empties meanwhile');
+}
+{
     my ($reader) = pipe_pair();
     my %got = in_child {
         my $loop = register(VirtTest::Loop->new, wake => 1);

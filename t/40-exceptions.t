@@ -344,6 +344,29 @@ EOT
     is("$run->{exit} $run->{signal} $run->{timed_out} $run->{stdout}$run->{stderr}", '3 0 0 end', "exit in $place");
 }
 
+# Sys::Virt frees what its callback leaves while it is inside libvirt.
+SKIP: {
+    skip 'Sys::Virt is not installed (Debian: libsys-virt-perl)', 1 if !eval { require Sys::Virt };
+    my $run = fresh_perl(<<'EOT');
+use strict; use warnings;
+use Sys::Virt; use Sys::Virt::Event qw(:all); use Sys::Virt::Event::Poll;
+my $loop = Sys::Virt::Event::Poll->new->register;
+my $conn = Sys::Virt->new(uri => 'test:///default');
+my $dom  = $conn->get_domain_by_name('test');
+my @ids  = map { $conn->domain_event_register_any(@$_) }
+    [undef, 0, protect(sub { print "exits\n"; exit 3 })], [$dom, 0, sub { print "next\n" }];
+$dom->suspend;
+END {
+    $conn->domain_event_deregister_any($_) for @ids;
+    print scalar(watches()), " left\n";
+}
+$loop->run_for(5);
+print "goes on\n";
+EOT
+    is("$run->{exit} $run->{signal} $run->{timed_out} $run->{stdout}$run->{stderr}", "3 0 0 exits\nnext\n0 left\n",
+        'exit in protected code that Sys::Virt calls waits for libvirt');
+}
+
 # From here on one loop, run by the test.
 
 my $loop = VirtTest::Loop->new->register;

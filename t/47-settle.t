@@ -38,6 +38,17 @@ my $loop = VirtTest::Loop->new->register;
     is "@seen[-3 .. -1]", '0 idle 1', 'is_idle does not wait for the end of its statement';
 }
 
+# The last statement of a sub ends with that of its caller.
+{
+    my @calls = map { call(remove_timeout => Test::Sys::Virt::EventImpl::CApi::add_timeout(1)) } 1, 2;
+    sub remove_last { Test::Sys::Virt::EventImpl::CApi::_run($_[0]) }
+    sub remove_first { Test::Sys::Virt::EventImpl::CApi::_run($_[0]); return frees() }
+    my $seen;
+    remove_last($calls[0]), $seen = remove_first($calls[1]);
+    is $seen, 1, 'in a sub that is called after another by one statement: its own, in time';
+    is frees(), 1, '... and that of the other at the end of that statement';
+}
+
 # What is freed with the callback's own variables.
 {
     package Clobber;
