@@ -5,20 +5,10 @@
 #include <glib-unix.h>
 
 typedef struct {
-    SV *code;
+    SV *code;                            /* the object's that Perl has of the source */
     PerlInterpreter *perl;
     pthread_t thread;
 } call;
-
-static void free_call(void *data)
-{
-    call *call = data;
-    dTHXa(call->perl);
-
-    if (!PL_dirty)
-        SvREFCNT_dec(call->code);
-    free(call);
-}
 
 /* A context can be run by other threads than that of its interpreter. */
 static bool may_enter(const call *call)
@@ -40,32 +30,28 @@ static void report(pTHX_ SV *error)
 }
 
 /* Nothing may jump over GLib. */
-static gboolean run(const call *call)
+static gboolean run(const call *call, gboolean then)
 {
     dTHXa(call->perl);
     sve_frame frame;
 
     if (!may_enter(call))
-        return G_SOURCE_REMOVE;
+        return G_SOURCE_CONTINUE;        /* the owner's turn comes */
     sve_enter(aTHX_ &frame, false);
     SV *error = sve_eval(aTHX_ call->code, G_VOID, NULL, 0, NULL);
     if (error)
         report(aTHX_ error);
     sve_leave(aTHX_ &frame);
-    return G_SOURCE_CONTINUE;
+    return then;
 }
 
 static gboolean on_ready(gint fd, GIOCondition conditions, gpointer data)
 {
     (void)fd, (void)conditions;
-    return run(data);
+    return run(data, G_SOURCE_CONTINUE);
 }
 
-static gboolean on_due(gpointer data)
-{
-    run(data);
-    return G_SOURCE_REMOVE;
-}
+static gboolean on_due(gpointer data) { return run(data, G_SOURCE_REMOVE); }
 
 /* What G_SOURCE_FUNC of newer GLibs is. */
 #define AS_CALLBACK(function) ((GSourceFunc)(void (*)(void))(function))
@@ -93,12 +79,13 @@ static SV *start(pTHX_ GSource *source, SV *context, GSourceFunc function, SV *c
 
     if (!call)
         croak("Out of memory");
-    MAGIC *magic = sv_magicext(owner, NULL, PERL_MAGIC_ext, &source_vtbl, (char *)source, 0);
+    code = sv_2mortal(newSVsv(code));
+    MAGIC *magic = sv_magicext(owner, code, PERL_MAGIC_ext, &source_vtbl, (char *)source, 0);
     magic->mg_flags |= MGf_DUP;
-    call->code = newSVsv(code);
+    call->code = code;
     call->perl = PERL_GET_THX;    /* aTHX is nothing in a perl without ithreads */
     call->thread = pthread_self();
-    g_source_set_callback(source, function, call, free_call);
+    g_source_set_callback(source, function, call, free);
     g_source_attach(source, INT2PTR(GMainContext *, SvIV(SvRV(context))));
     return newRV_noinc(owner);
 }
