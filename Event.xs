@@ -346,6 +346,13 @@ _warn(prefix, error)
   CODE:
     sve_warn_now(aTHX_ prefix, error);
 
+void
+_copy(...)
+  PPCODE:
+    for (int i = 0; i < items; i++)
+        ST(i) = sv_mortalcopy(ST(i));
+    XSRETURN(items);
+
 MODULE = Sys::Virt::Event  PACKAGE = Sys::Virt::EventImpl
 
 void

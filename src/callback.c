@@ -141,6 +141,31 @@ static void leave_frame(pTHX_ sve_frame *frame)
 }
 
 static void exit_later(pTHX);
+static void release_guarded(pTHX);
+
+/* Its release may run Perl code. */
+static bool may_run_code(const SV *sv) { return sv && (SvROK(sv) || SvTYPE(sv) >= SVt_PVMG); }
+
+/* What the innermost frame releases may run Perl code, which may call exit. */
+static bool leaves_code(pTHX)
+{
+    PERL_UNUSED_CONTEXT;
+    for (SSize_t i = PL_tmps_ix; i > PL_tmps_floor; i--)
+        if (may_run_code(PL_tmps_stack[i]))
+            return true;
+    return may_run_code(GvSV(PL_defgv)) || may_run_code(GvSV(PL_errgv));
+}
+
+static void release(pTHX)
+{
+    SV *topic = GvSV(PL_defgv), *error = GvSV(PL_errgv);
+
+    GvSV(PL_defgv) = NULL;
+    GvSV(PL_errgv) = newSVpvs("");
+    sv_2mortal(topic);
+    sv_2mortal(error);
+    FREETMPS;
+}
 
 /* Whoever called this is C code that the innermost border has called. */
 static bool is_within_border(pTHX_ const my_cxt_t *cxt)
@@ -156,6 +181,8 @@ void sve_leave(pTHX_ sve_frame *frame)
 
     /* Among the temporaries of the frame may be the mortal of a frame within: it is too early. */
     MY_CXT.exiting = false;
+    if (leaves_code(aTHX))
+        release_guarded(aTHX);
     leave_frame(aTHX_ frame);
     MY_CXT.exiting |= exiting;
     if (MY_CXT.exiting && !is_within_border(aTHX_ &MY_CXT))
@@ -223,7 +250,7 @@ static void give_savestack(pTHX_ my_cxt_t *cxt)
     cxt->spare_savestack_max = PL_savestack_max;
 }
 
-/* False: the code has called exit. */
+/* False: the code has called exit. NULL: what the innermost frame releases. */
 static bool call_guarded(pTHX_ SV *code, I32 flags, I32 *returned)
 {
     dMY_CXT;
@@ -241,7 +268,10 @@ static bool call_guarded(pTHX_ SV *code, I32 flags, I32 *returned)
     take_savestack(aTHX_ &MY_CXT);
     JMPENV_PUSH(jump);
     if (jump == 0) {
-        *returned = call_sv(code, flags | G_EVAL);
+        if (code)
+            *returned = call_sv(code, flags | G_EVAL);
+        else
+            release(aTHX);
         LEAVE_SCOPE(0);
     }
     JMPENV_POP;
@@ -263,12 +293,34 @@ static bool call_guarded(pTHX_ SV *code, I32 flags, I32 *returned)
     return false;
 }
 
+static void release_guarded(pTHX)
+{
+    dSP;
+    const SSize_t mark = PL_markstack_ptr - PL_markstack;
+
+    PUSHSTACKi(PERLSI_UNKNOWN);
+    while (!call_guarded(aTHX_ NULL, 0, NULL)) {
+        PL_markstack_ptr = PL_markstack + mark;
+        PL_stack_sp = PL_stack_base;
+    }
+    POPSTACK;
+}
+
 static bool call(pTHX_ SV *code, I32 flags, I32 *returned, bool guarded)
 {
     if (guarded)
         return call_guarded(aTHX_ code, flags, returned);
     *returned = call_sv(code, flags | G_EVAL);
     return true;
+}
+
+/* What is magical runs Perl code when it is read, a tied variable that an lvalue sub returns. */
+static bool is_magical(SV **first, I32 count)
+{
+    for (I32 i = 0; i < count; i++)
+        if (SvGMAGICAL(first[i]))
+            return true;
+    return false;
 }
 
 /* guarded: there are frames of libvirt between Perl's and these. */
@@ -296,6 +348,9 @@ static SV *eval_code(pTHX_ SV *code, I32 flags, SV **args, I32 count, SV **resul
     SPAGAIN;
     if (is_exception(aTHX_ ERRSV))
         error = sv_mortalcopy(ERRSV);
+    else if (result && is_magical(SP - returned + 1, returned))
+        error = eval_code(aTHX_ MUTABLE_SV(get_cv("Sys::Virt::Event::_copy", 0)), flags &G_WANT, SP - returned + 1,
+                          returned, result, guarded);
     else if (result && (flags & G_WANT) == G_LIST)
         *result = list_of(aTHX_ SP - returned + 1, returned);
     else if (result)

@@ -367,6 +367,52 @@ EOT
         'exit in protected code that Sys::Virt calls waits for libvirt');
 }
 
+# What a method or a callback leaves: Perl code that runs when it is read, or when it is released.
+my $with_a_key = <<'EOT';
+use strict; use warnings; use lib 't/lib';
+use Sys::Virt::Event qw(:all); use Test::Sys::Virt::EventImpl::CApi; use VirtTest::Loop;
+package Dying { sub TIESCALAR { return bless [] } sub FETCH { die "when read\n" } }
+package Exits { sub DESTROY { print "exits\n"; exit 3 } }
+tie my $dying, 'Dying';
+package Keyed { our @ISA = 'VirtTest::Loop'; sub add_timeout { return bless [], 'Exits' } sub remove_timeout { } }
+package Tied { our @ISA = 'VirtTest::Loop'; sub add_timeout :lvalue { $dying } }
+package main;
+$SIG{USR1} = sub { print "handled\n" };
+EOT
+{
+    my $run = fresh_perl($with_a_key . <<'EOT');
+Tied->new->register;
+print eval { add_timeout(1, sub { }); 1 } ? "goes on\n" : $@;
+$SIG{__WARN__} = sub { print "warned: ", $_[0] =~ s/.*: //r };
+print Test::Sys::Virt::EventImpl::CApi::add_timeout(1), "\n";
+print scalar(protect(sub :lvalue { $dying })->()) // 'undef', "\n";
+print scalar(my @list = protect(sub { return map { $_ } $dying })->()), "\n";
+kill USR1 => $$;
+print scalar(watches()), " left\n";
+EOT
+    is("$run->{exit} $run->{signal} $run->{timed_out} $run->{stdout}$run->{stderr}",
+        "0 0 0 when read\nwarned: when read\n-1\nwarned: when read\nundef\nwarned: when read\n0\nhandled\n0 left\n",
+        'a result that dies when it is read');
+}
+my %leaves = (
+    'the key' => 'Keyed->new->register;',
+    '$_'      => 'VirtTest::Loop->new->register->on(remove_timeout => sub { $_ = bless [], "Exits"; return });',
+    'an exception' => 'VirtTest::Loop->new->register->on(remove_timeout => sub { die bless [], "Exits" });',
+);
+for my $place (sort keys %leaves) {
+    my $run = fresh_perl("$with_a_key$leaves{$place}" . <<'EOT');
+$SIG{__WARN__} = sub { };
+my $id = Test::Sys::Virt::EventImpl::CApi::add_timeout(1);
+END {
+    print eval { VirtTest::Loop->new->register; 1 } ? "nothing is left\n" : $@;
+}
+Test::Sys::Virt::EventImpl::CApi::remove_timeout($id);
+print "goes on\n";
+EOT
+    is("$run->{exit} $run->{signal} $run->{timed_out} $run->{stdout}$run->{stderr}",
+        "3 0 0 exits\nnothing is left\n", "$place, left by a method, calls exit when it is released");
+}
+
 # From here on one loop, run by the test.
 
 my $loop = VirtTest::Loop->new->register;
