@@ -368,6 +368,19 @@ subtest 'Ctrl-C and --exec' => sub {
     cmp_ok length(text_of("$dir/begun")), '<', 5, 'not all commands have been run';
 };
 
+# Signals
+
+subtest 'a signal that is ignored at the start remains so' => sub {
+    my $tool = VirtTest::Tool->start([@uri], prefix => ['sh', '-c', 'trap "" HUP; exec "$@"', 'sh']);
+    $tool->line;
+    $tool->signal('HUP');
+    $domain{db}->create;
+    like $tool->line, qr/started/, 'it goes on';
+    $domain{db}->destroy;
+    $tool->signal('TERM');
+    is $tool->status, 0, 'others end it';
+};
+
 # Terminals and readers
 
 # What it writes to a terminal of so many columns until it ends; the code is called when it has opened the connection.
