@@ -381,6 +381,13 @@ subtest 'a signal that is ignored at the start remains so' => sub {
     is $tool->status, 0, 'others end it';
 };
 
+subtest "an alarm that is not its own ends it as it ends others" => sub {
+    my @alarm = ($^X, '-e', 'alarm 1; exec @ARGV');
+    my $r = tool([@uri, '--timeout', 10], prefix => \@alarm);
+    is $r->{exit}, 'signal ' . POSIX::SIGALRM(), 'exit status';
+    is $r->{stderr}, '', 'without a warning';
+};
+
 # Terminals and readers
 
 # What it writes to a terminal of so many columns until it ends; the code is called when it has opened the connection.
