@@ -16,6 +16,7 @@ use IO::Select;
 use JSON::PP ();
 use POSIX ();
 use Sys::Virt::Event::Record;
+use Sys::Virt::Event::Tool::Format;
 use Test::Sys::Virt::EventImpl::Daemon;
 use Time::HiRes qw(sleep time);
 use VirtTest qw(:DEFAULT patience);
@@ -174,6 +175,16 @@ subtest 'arguments of all events are in the manual, and written as it says' => s
         my @values = map { $_ eq 'flags' ? 1 : $example{ $types->{$_} } } map { $_->[0] } @{ $event->{arguments} };
         conforms(Sys::Virt::Event::Record::json(Sys::Virt::Event::Record::of_event($event, 'uri', $domain, @values)));
     }
+};
+
+subtest '--format finds parameters whose names have dots' => sub {
+    my ($event) = grep { $_->{name} eq 'tunable' } Sys::Virt::Event::Record::events_of('domain');
+    my $domain = Sys::Virt->new(uri => 'test:///default')->get_domain_by_name('test');
+    my %params = ('blkdeviotune.disk' => 'vda', plain => 1);
+    my $record = Sys::Virt::Event::Record::of_event($event, 'uri', $domain, \%params);
+    my @words = qw(blkdeviotune.disk blkdeviotune plain plain.disk blkdeviotune.disk.x);
+    my $format = Sys::Virt::Event::Tool::Format->new(join '|', map { "%{args.params.$_}" } @words);
+    is $format->line($record), 'vda||1||', 'the longest name that is there';
 };
 
 # With a server, and events that somebody else causes there
