@@ -60,11 +60,12 @@ subtest 'usage' => sub {
         ['--color', 'red'], ['--until', 'running'], ['--until', 'happy', '--domain', 'a'], ['--count', 0],
         ['--keepalive', '5'], ['--retries', 0], ['--no-reconnect', '--retries', 3], ['--connect-timeout', -1],
         ['--type', 'stopped', '--not', 'lifecycle'], ['--event', 'reboot', '--type', 'stopped'],
+        ['--domain', '[z-a]'],
     );
     for (@wrong) {
         my $r = tool($_);
         is $r->{exit}, 2, "exit status of @$_";
-        like $r->{stderr}, qr/\Avirt-events: \S.*\nUsage:/, 'the reason and the usage on stderr';
+        like $r->{stderr}, qr/\Avirt-events: \S.*(?<! line \d\d\d\.)\nUsage:/, 'the reason and the usage on stderr';
         is_deeply $r->{lines}, [], 'nothing on stdout';
     }
     my %right = (
@@ -76,6 +77,13 @@ subtest 'usage' => sub {
         like join("\n", @{ $r->{lines} }), $right{$option}, 'what it prints';
         is $r->{stderr}, '', 'nothing on stderr';
     }
+};
+
+subtest 'an exception ends it with a status of the manual' => sub {
+    my $code = '*Sys::Virt::Event::Tool::Exec::new = sub { $! = 25; die "Out of luck\n" }; do "./script/virt-events"';
+    my $r = tool(['--exec', 'true'], program => [$^X, '-Mblib', '-MSys::Virt::Event::Tool::Exec', '-e', $code, '--']);
+    is $r->{exit}, 1, 'exit status';
+    is $r->{stderr}, "virt-events: Out of luck\n", 'the reason on stderr';
 };
 
 subtest '--list needs no connection' => sub {
