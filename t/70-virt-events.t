@@ -79,6 +79,18 @@ subtest 'usage' => sub {
     }
 };
 
+subtest 'words of the command line are told as they are' => sub {
+    my $word = "d\xc3\xb6m\xc3\xa4ne\xc3\x9f\xe2\x82\xac";
+    for (['--class', $word], ['--event', $word], ["--$word"], [$word]) {
+        like tool($_)->{stderr}, qr/\Avirt-events: .*$word/, "@$_";
+    }
+    my $r = tool(['--demo', '--count', 1, '--exec', ": $word; exit 3"]);
+    like $r->{stderr}, qr/\Avirt-events: : $word; exit 3: exit status 3$/m, '--exec';
+    $r = tool(['-c', "$NOWHERE?$word", '-c', 'test:///default', '--no-reconnect', '--timeout', 1]);
+    like $r->{stderr}, qr/\Avirt-events: Cannot watch \Q$NOWHERE\E\?$word: /, '--connect';
+    is scalar(grep { /\A$TIME  \Q$NOWHERE\E\?$word  connection / } @{ $r->{lines} }), 1, 'in a column of its width';
+};
+
 subtest 'an exception ends it with a status of the manual' => sub {
     my $code = '*Sys::Virt::Event::Tool::Exec::new = sub { $! = 25; die "Out of luck\n" }; do "./script/virt-events"';
     my $r = tool(['--exec', 'true'], program => [$^X, '-Mblib', '-MSys::Virt::Event::Tool::Exec', '-e', $code, '--']);
