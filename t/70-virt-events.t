@@ -521,6 +521,36 @@ subtest 'a slow reader' => sub {
     like $other->errors, qr/\Avirt-events: \d+ bytes are not written, nobody takes them\n\z/, 'and says what was left';
 };
 
+subtest 'a terminal that takes nothing' => sub {
+    my ($pty, $dir) = (IO::Pty->new, File::Temp->newdir);
+    my @arguments = ('--event', 'domain/lifecycle', '--domain', 'db', '--exec', "echo >>$dir/run");
+    my $tool = VirtTest::Tool->start([@uri, @arguments, '--format', 'x' x 1500], stdout => $pty->slave);
+    IO::Select->new($pty)->can_read(patience(15));
+    happen() for 1 .. 4;
+    my $end = time + patience(15);
+    sleep 0.05 until length(text_of("$dir/run")) == 17 or time > $end;
+    is length text_of("$dir/run"), 17, 'everything goes on';
+    my $text = '';
+    while (($text =~ tr/\n//) < 17 && IO::Select->new($pty)->can_read(patience(15))) {
+        sysread $pty, $text, 65536, length $text or last;
+    }
+    is $text, ('x' x 1500 . "\r\n") x 17, 'it gets all when it is read';
+    $tool->signal('TERM');
+    is $tool->status, 0, 'exit status';
+    is $tool->errors, '', 'without a word';
+};
+
+subtest "a pseudoterminal's master" => sub {
+    my $pty = IO::Pty->new;
+    $pty->slave->set_raw;
+    my $tool = VirtTest::Tool->start(\@uri, stdout => $pty);
+    my $text = '';
+    sysread $pty->slave, $text, 4096 if IO::Select->new($pty->slave)->can_read(patience(15));
+    like $text, qr/opened/, 'its slave gets it';
+    $tool->signal('TERM');
+    is $tool->status, 0, 'exit status';
+};
+
 subtest 'a connection that cannot be opened' => sub {
     my $r = tool(['-c', $NOWHERE, '--no-reconnect']);
     is $r->{exit}, 3, 'exit status';
