@@ -523,8 +523,8 @@ subtest 'a slow reader' => sub {
 
 subtest 'a terminal that takes nothing' => sub {
     my ($pty, $dir) = (IO::Pty->new, File::Temp->newdir);
-    my @arguments = ('--event', 'domain/lifecycle', '--domain', 'db', '--exec', "echo >>$dir/run");
-    my $tool = VirtTest::Tool->start([@uri, @arguments, '--format', 'x' x 1500], stdout => $pty->slave);
+    my @arguments = ('--event', 'domain/lifecycle', '--domain', 'db', '--format', 'x' x 1500, '--exec');
+    my $tool = VirtTest::Tool->start([@uri, @arguments, "echo >>$dir/run"], stdout => $pty->slave);
     IO::Select->new($pty)->can_read(patience(15));
     happen() for 1 .. 4;
     my $end = time + patience(15);
@@ -538,6 +538,17 @@ subtest 'a terminal that takes nothing' => sub {
     $tool->signal('TERM');
     is $tool->status, 0, 'exit status';
     is $tool->errors, '', 'without a word';
+
+    unlink "$dir/run";
+    my %both = map { $_ => $pty->slave } qw(stdout stderr);
+    $tool = VirtTest::Tool->start([@uri, @arguments, "echo >>$dir/run; exit 3"], %both);
+    IO::Select->new($pty)->can_read(patience(15));
+    happen() for 1 .. 4;
+    $end = time + patience(15);
+    sleep 0.05 until length(text_of("$dir/run")) == 17 or time > $end;
+    is length text_of("$dir/run"), 17, 'also where it takes what is said on stderr';
+    $tool->signal('TERM');
+    is $tool->status, 0, 'SIGTERM ends it';
 };
 
 subtest "a pseudoterminal's master" => sub {

@@ -11,7 +11,7 @@ use POSIX ();
 use Sys::Virt::Event ();
 use Time::HiRes ();
 
-# Standard output for a program that lives in an event loop. What its reader does not take yet waits here while the loop
+# An output of a program that lives in an event loop. What its reader does not take yet waits here while the loop
 # goes on, so that servers still get their answers; from a certain amount on, all waits. The file's flags are not
 # touched, others may share it: a write is no larger than what a pipe that has room at all takes at once. A terminal
 # with room may take less, and the write would wait for the rest: it is opened anew, with flags of its own.
