@@ -91,6 +91,17 @@ subtest 'words of the command line are told as they are' => sub {
     is scalar(grep { /\A$TIME  \Q$NOWHERE\E\?$word  connection / } @{ $r->{lines} }), 1, 'in a column of its width';
 };
 
+subtest 'no standard output' => sub {
+    my $dir = File::Temp->newdir;
+    for my $closed ('>&-', '<&- >&-') {
+        my @prefix = ('sh', '-c', qq(exec "\$@" $closed), 'sh');
+        my $r = tool(['--demo', '--exec', "echo >>$dir/run"], prefix => \@prefix);
+        is $r->{exit}, 1, "exit status with $closed";
+        is $r->{stderr}, "virt-events: Cannot write: Bad file descriptor\n", 'the reason on stderr';
+        is text_of("$dir/run"), '', 'and nothing is run';
+    }
+};
+
 subtest 'an exception ends it with a status of the manual' => sub {
     my $code = '*Sys::Virt::Event::Tool::Exec::new = sub { $! = 25; die "Out of luck\n" }; do "./script/virt-events"';
     my $r = tool(['--exec', 'true'], program => [$^X, '-Mblib', '-MSys::Virt::Event::Tool::Exec', '-e', $code, '--']);

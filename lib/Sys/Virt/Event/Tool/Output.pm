@@ -33,6 +33,8 @@ sub new {
     $self->{hangup} = Sys::Virt::Event::add_handle($fd,
         Sys::Virt::Event::HANDLE_ERROR() | Sys::Virt::Event::HANDLE_HANGUP(), sub { $self->_fail(Errno::EPIPE()) })
         if $has_reader;
+    # Where it was closed at the start, perl has one of its own files there, and nobody can write to that.
+    $self->_fail($! + 0) if !$has_reader && !defined syswrite $handle, '';
     return $self;
 }
 
