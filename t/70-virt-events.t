@@ -16,6 +16,7 @@ use IO::Select;
 use JSON::PP ();
 use POSIX ();
 use Sys::Virt::Event::Record;
+use Sys::Virt::Event::Tool::Format;
 use Test::Sys::Virt::EventImpl::Daemon;
 use Time::HiRes qw(sleep time);
 use VirtTest qw(:DEFAULT patience);
@@ -59,11 +60,12 @@ subtest 'usage' => sub {
         ['--color', 'red'], ['--until', 'running'], ['--until', 'happy', '--domain', 'a'], ['--count', 0],
         ['--keepalive', '5'], ['--retries', 0], ['--no-reconnect', '--retries', 3], ['--connect-timeout', -1],
         ['--type', 'stopped', '--not', 'lifecycle'], ['--event', 'reboot', '--type', 'stopped'],
+        ['--domain', '[z-a]'],
     );
     for (@wrong) {
         my $r = tool($_);
         is $r->{exit}, 2, "exit status of @$_";
-        like $r->{stderr}, qr/\Avirt-events: \S.*\nUsage:/, 'the reason and the usage on stderr';
+        like $r->{stderr}, qr/\Avirt-events: \S.*(?<! line \d\d\d\.)\nUsage:/, 'the reason and the usage on stderr';
         is_deeply $r->{lines}, [], 'nothing on stdout';
     }
     my %right = (
@@ -75,6 +77,36 @@ subtest 'usage' => sub {
         like join("\n", @{ $r->{lines} }), $right{$option}, 'what it prints';
         is $r->{stderr}, '', 'nothing on stderr';
     }
+};
+
+subtest 'words of the command line are told as they are' => sub {
+    my $word = "d\xc3\xb6m\xc3\xa4ne\xc3\x9f\xe2\x82\xac";
+    for (['--class', $word], ['--event', $word], ["--$word"], [$word]) {
+        like tool($_)->{stderr}, qr/\Avirt-events: .*$word/, "@$_";
+    }
+    my $r = tool(['--demo', '--count', 1, '--exec', ": $word; exit 3"]);
+    like $r->{stderr}, qr/\Avirt-events: : $word; exit 3: exit status 3$/m, '--exec';
+    $r = tool(['-c', "$NOWHERE?$word", '-c', 'test:///default', '--no-reconnect', '--timeout', 1]);
+    like $r->{stderr}, qr/\Avirt-events: Cannot watch \Q$NOWHERE\E\?$word: /, '--connect';
+    is scalar(grep { /\A$TIME  \Q$NOWHERE\E\?$word  connection / } @{ $r->{lines} }), 1, 'in a column of its width';
+};
+
+subtest 'no standard output' => sub {
+    my $dir = File::Temp->newdir;
+    for my $closed ('>&-', '<&- >&-') {
+        my @prefix = ('sh', '-c', qq(exec "\$@" $closed), 'sh');
+        my $r = tool(['--demo', '--exec', "echo >>$dir/run"], prefix => \@prefix);
+        is $r->{exit}, 1, "exit status with $closed";
+        is $r->{stderr}, "virt-events: Cannot write: Bad file descriptor\n", 'the reason on stderr';
+        is text_of("$dir/run"), '', 'and nothing is run';
+    }
+};
+
+subtest 'an exception ends it with a status of the manual' => sub {
+    my $code = '*Sys::Virt::Event::Tool::Exec::new = sub { $! = 25; die "Out of luck\n" }; do "./script/virt-events"';
+    my $r = tool(['--exec', 'true'], program => [$^X, '-Mblib', '-MSys::Virt::Event::Tool::Exec', '-e', $code, '--']);
+    is $r->{exit}, 1, 'exit status';
+    is $r->{stderr}, "virt-events: Out of luck\n", 'the reason on stderr';
 };
 
 subtest '--list needs no connection' => sub {
@@ -174,6 +206,16 @@ subtest 'arguments of all events are in the manual, and written as it says' => s
         my @values = map { $_ eq 'flags' ? 1 : $example{ $types->{$_} } } map { $_->[0] } @{ $event->{arguments} };
         conforms(Sys::Virt::Event::Record::json(Sys::Virt::Event::Record::of_event($event, 'uri', $domain, @values)));
     }
+};
+
+subtest '--format finds parameters whose names have dots' => sub {
+    my ($event) = grep { $_->{name} eq 'tunable' } Sys::Virt::Event::Record::events_of('domain');
+    my $domain = Sys::Virt->new(uri => 'test:///default')->get_domain_by_name('test');
+    my %params = ('blkdeviotune.disk' => 'vda', plain => 1);
+    my $record = Sys::Virt::Event::Record::of_event($event, 'uri', $domain, \%params);
+    my @words = qw(blkdeviotune.disk blkdeviotune plain plain.disk blkdeviotune.disk.x);
+    my $format = Sys::Virt::Event::Tool::Format->new(join '|', map { "%{args.params.$_}" } @words);
+    is $format->line($record), 'vda||1||', 'the longest name that is there';
 };
 
 # With a server, and events that somebody else causes there
@@ -368,6 +410,26 @@ subtest 'Ctrl-C and --exec' => sub {
     cmp_ok length(text_of("$dir/begun")), '<', 5, 'not all commands have been run';
 };
 
+# Signals
+
+subtest 'a signal that is ignored at the start remains so' => sub {
+    my $tool = VirtTest::Tool->start([@uri], prefix => ['sh', '-c', 'trap "" HUP; exec "$@"', 'sh']);
+    $tool->line;
+    $tool->signal('HUP');
+    $domain{db}->create;
+    like $tool->line, qr/started/, 'it goes on';
+    $domain{db}->destroy;
+    $tool->signal('TERM');
+    is $tool->status, 0, 'others end it';
+};
+
+subtest "an alarm that is not its own ends it as it ends others" => sub {
+    my @alarm = ($^X, '-e', 'alarm 1; exec @ARGV');
+    my $r = tool([@uri, '--timeout', 10], prefix => \@alarm);
+    is $r->{exit}, 'signal ' . POSIX::SIGALRM(), 'exit status';
+    is $r->{stderr}, '', 'without a warning';
+};
+
 # Terminals and readers
 
 # What it writes to a terminal of so many columns until it ends; the code is called when it has opened the connection.
@@ -468,6 +530,47 @@ subtest 'a slow reader' => sub {
     $other->signal('TERM');
     is $other->status, 0, 'SIGTERM ends it while nobody reads';
     like $other->errors, qr/\Avirt-events: \d+ bytes are not written, nobody takes them\n\z/, 'and says what was left';
+};
+
+subtest 'a terminal that takes nothing' => sub {
+    my ($pty, $dir) = (IO::Pty->new, File::Temp->newdir);
+    my @arguments = ('--event', 'domain/lifecycle', '--domain', 'db', '--format', 'x' x 1500, '--exec');
+    my $tool = VirtTest::Tool->start([@uri, @arguments, "echo >>$dir/run"], stdout => $pty->slave);
+    IO::Select->new($pty)->can_read(patience(15));
+    happen() for 1 .. 4;
+    my $end = time + patience(15);
+    sleep 0.05 until length(text_of("$dir/run")) == 17 or time > $end;
+    is length text_of("$dir/run"), 17, 'everything goes on';
+    my $text = '';
+    while (($text =~ tr/\n//) < 17 && IO::Select->new($pty)->can_read(patience(15))) {
+        sysread $pty, $text, 65536, length $text or last;
+    }
+    is $text, ('x' x 1500 . "\r\n") x 17, 'it gets all when it is read';
+    $tool->signal('TERM');
+    is $tool->status, 0, 'exit status';
+    is $tool->errors, '', 'without a word';
+
+    unlink "$dir/run";
+    my %both = map { $_ => $pty->slave } qw(stdout stderr);
+    $tool = VirtTest::Tool->start([@uri, @arguments, "echo >>$dir/run; exit 3"], %both);
+    IO::Select->new($pty)->can_read(patience(15));
+    happen() for 1 .. 4;
+    $end = time + patience(15);
+    sleep 0.05 until length(text_of("$dir/run")) == 17 or time > $end;
+    is length text_of("$dir/run"), 17, 'also where it takes what is said on stderr';
+    $tool->signal('TERM');
+    is $tool->status, 0, 'SIGTERM ends it';
+};
+
+subtest "a pseudoterminal's master" => sub {
+    my $pty = IO::Pty->new;
+    $pty->slave->set_raw;
+    my $tool = VirtTest::Tool->start(\@uri, stdout => $pty);
+    my $text = '';
+    sysread $pty->slave, $text, 4096 if IO::Select->new($pty->slave)->can_read(patience(15));
+    like $text, qr/opened/, 'its slave gets it';
+    $tool->signal('TERM');
+    is $tool->status, 0, 'exit status';
 };
 
 subtest 'a connection that cannot be opened' => sub {

@@ -14,8 +14,8 @@ use VirtTest qw(patience);
 
 my @PROGRAM = ($^X, '-w', '-Mblib', 'script/virt-events');
 
-# Options: env, a hash; stdout, a handle to be used in place of a pipe; prefix, words before the program; program, the
-# words of another one.
+# Options: env, a hash; stdout, a handle to be used in place of a pipe; stderr, likewise; prefix, words before the program;
+# program, the words of another one.
 sub start {
     my ($class, $arguments, %opt) = @_;
     my ($reader, $writer) = VirtTest::pipe_pair();
@@ -26,7 +26,7 @@ sub start {
         VirtTest::default_signals();
         open STDIN, '<', '/dev/null';
         POSIX::dup2(fileno($opt{stdout} // $writer), 1);
-        POSIX::dup2(fileno $errors, 2);
+        POSIX::dup2(fileno($opt{stderr} // $errors), 2);
         POSIX::close($_) for 3 .. 255;
         %ENV = (%ENV, %{ $opt{env} || {} });
         my @command = (@{ $opt{prefix} || [] }, @{ $opt{program} || \@PROGRAM }, @$arguments);

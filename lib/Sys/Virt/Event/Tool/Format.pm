@@ -30,8 +30,19 @@ sub line {
 # What is not there is empty.
 sub _value {
     my ($value, @keys) = @_;
-    $value = ref $value eq 'HASH' ? $value->{$_} : undef for @keys;
-    return Sys::Virt::Event::Tool::Human::printable(Sys::Virt::Event::Tool::Human::plain($value));
+    return Sys::Virt::Event::Tool::Human::printable(Sys::Virt::Event::Tool::Human::plain(_find($value, @keys)));
+}
+
+# Names of parameters have dots of their own: blkdeviotune.disk.
+sub _find {
+    my ($value, @keys) = @_;
+    return $value if !@keys;
+    return if ref $value ne 'HASH';
+    for my $last (reverse 0 .. $#keys) {
+        my $key = join '.', @keys[0 .. $last];
+        return _find($value->{$key}, @keys[$last + 1 .. $#keys]) if exists $value->{$key};
+    }
+    return;
 }
 
 1;

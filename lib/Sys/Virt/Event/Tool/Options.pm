@@ -33,7 +33,7 @@ sub parse {
     return $self if grep { $self->{$_} } qw(help man version);
     die "Unexpected argument: $arguments[0]\n" if @arguments;
     $self->_check;
-    for my $names (map { $self->{$_} // () } @CLASSES) {
+    for my $names (map { $self->{$_} // () } 'connect', @CLASSES) {
         utf8::decode($_) for @$names;
     }
     $self->{selection} = Sys::Virt::Event::Tool::Selection->new(%$self);

@@ -11,9 +11,10 @@ use POSIX ();
 use Sys::Virt::Event ();
 use Time::HiRes ();
 
-# Standard output for a program that lives in an event loop. What its reader does not take yet waits here while the loop
+# An output of a program that lives in an event loop. What its reader does not take yet waits here while the loop
 # goes on, so that servers still get their answers; from a certain amount on, all waits. The file's flags are not
-# touched, others may share it: a write is no larger than what a pipe that has room at all takes at once.
+# touched, others may share it: a write is no larger than what a pipe that has room at all takes at once. A terminal
+# with room may take less, and the write would wait for the rest: it is opened anew, with flags of its own.
 
 use constant {
     MOST_WAITING => 64 * 1024 * 1024,    # bytes
@@ -24,14 +25,26 @@ use constant {
 # number of signals that came; one more ends all waiting.
 sub new {
     my ($class, $handle, %opt) = @_;
-    my $fd = fileno $handle;
     my $has_reader = -p $handle || -S $handle || -t $handle;
+    $handle = _opened_anew($handle) // $handle if -t $handle;
+    my $fd = fileno $handle;
     my $self = bless { %opt, handle => $handle, fd => $fd, waiting => '', has_reader => $has_reader }, $class;
     # A reader that has gone is not to be noticed at the next event only.
     $self->{hangup} = Sys::Virt::Event::add_handle($fd,
         Sys::Virt::Event::HANDLE_ERROR() | Sys::Virt::Event::HANDLE_HANGUP(), sub { $self->_fail(Errno::EPIPE()) })
         if $has_reader;
+    # Where it was closed at the start, perl has one of its own files there, and nobody can write to that.
+    $self->_fail($! + 0) if !$has_reader && !defined syswrite $handle, '';
     return $self;
+}
+
+# Opening the master of a pseudoterminal would make another one.
+sub _opened_anew {
+    my ($handle) = @_;
+    my $name = POSIX::ttyname(fileno $handle) // return;
+    return if $name =~ /ptmx\z/;
+    sysopen my $own, $name, POSIX::O_WRONLY() | POSIX::O_NOCTTY() | POSIX::O_NONBLOCK() or return;
+    return $own;
 }
 
 sub put {
