@@ -510,6 +510,22 @@ subtest 'a reader that goes' => sub {
     is $tool->errors, "virt-events: Cannot write: No space left on device\n", 'is reported';
 };
 
+subtest 'a reader that is gone is no longer watched' => sub {
+    my $run = fresh_perl(<<'PERL', switches => ['-w']);
+use strict;
+use Sys::Virt::Event qw(watches); use Sys::Virt::Event::Poll; use Sys::Virt::Event::Tool::Output;
+my $loop = Sys::Virt::Event::Poll->new->register;
+pipe my $reader, my $writer;
+my ($signals, $failed) = (0, 0);
+my $output = Sys::Virt::Event::Tool::Output->new($writer, signals => \$signals, failed => sub { $failed++ });
+print scalar(watches()), "\n";
+close $reader;
+$loop->run_until(sub { $failed }, 10);
+print scalar(watches()), " $failed ", $output->finish, "\n";
+PERL
+    is "$run->{stdout}$run->{stderr}", "1\n0 1 0\n", 'while commands of --exec may still run';
+};
+
 subtest 'a slow reader' => sub {
     my $many = 400;
     my @arguments = (@uri, '--json', '--event', 'domain/lifecycle', '--domain', 'db');

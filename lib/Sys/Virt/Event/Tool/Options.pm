@@ -51,8 +51,8 @@ sub _check {
     for my $name (grep { defined $self->{$_} } qw(count retries)) {
         die "--$name takes a number from 1\n" if $self->{$name} < 1;
     }
-    _check_seconds($self, 'timeout', 0.001);
-    _check_seconds($self, $_, 0) for qw(connect-timeout retry-max);
+    _check_seconds($self, $_, 0.001) for qw(timeout retry-max);
+    _check_seconds($self, 'connect-timeout', 0);
     my @states = Sys::Virt::Event::Record::states();
     die "--until takes one of @states\n" if defined $self->{until} && !grep { $_ eq $self->{until} } @states;
     return;

@@ -117,6 +117,7 @@ sub _fail {
     return if $self->{has_failed}++;
     $self->{waiting} = '';
     $self->_watch(0);
+    Sys::Virt::Event::remove_handle(delete $self->{hangup}) if defined $self->{hangup};    # it would be told again and again
     $self->{failed}->($errno);
     return;
 }
