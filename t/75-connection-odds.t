@@ -308,6 +308,52 @@ undef $conn;
 print scalar(Sys::Virt::Event::watches()), " watches\n";
 PERL
 
+# The child is first to see that the parent's attempt is over.
+prints 'forks while it is being opened', <<'PERL', "child: opened, 0 watches\nparent: opened, 0 watches\n";
+my $conn = Sys::Virt::Event::Connection->new(uri => $uri, reconnect => { initial => 100, max => 100 });
+my @log;
+$conn->on('connection/*' => sub { push @log, join ' ', $_[1]{event}, $_[1]{args}{error} // () });
+$loop->run_until(sub { $conn->{probe} }, 20);
+my $pid = fork // die;
+waitpid $pid, 0 if $pid;
+$loop->run_until(sub { @log }, 20);
+$loop->run_for(0.2);
+print $pid ? 'parent: ' : 'child: ', join ', ', splice @log;
+$conn->close;
+print ', ', scalar(Sys::Virt::Event::watches()), " watches\n";
+POSIX::_exit(0);
+PERL
+
+my $hung = Test::Sys::Virt::EventImpl::Daemon->start;
+$hung->signal('STOP');
+prints 'forks while a server hangs', <<'PERL', "child: retry no answer within 0.5 s\nparent: retry no answer within 0.5 s\n", args => [$uri, $hung->uri];
+my $conn = Sys::Virt::Event::Connection->new(uri => $other, connect_timeout => 0.5, reconnect => { initial => 100, max => 100 });
+my @log;
+$conn->on('connection/*' => sub { push @log, join ' ', $_[1]{event}, $_[1]{args}{error} // () });
+$loop->run_until(sub { $conn->{probe} }, 20);
+my $pid = fork // die;
+$loop->run_until(sub { @log }, 20);
+$loop->run_for(0.2);
+waitpid $pid, 0 if $pid;
+print $pid ? 'parent: ' : 'child: ', join(', ', splice @log), "\n";
+POSIX::_exit(0);
+PERL
+$hung->signal('CONT');
+undef $hung;
+
+prints 'let go of in a child', <<'PERL', "0 watches\n0 watches\n";
+for my $when (sub { 1 }, sub { $_[0]{probe} }) {
+    my $conn = Sys::Virt::Event::Connection->new(uri => $uri);
+    $loop->run_until(sub { $when->($conn) }, 20);
+    my $pid = fork // die;
+    undef $conn;
+    waitpid $pid, 0 if $pid;
+    next if $pid;
+    print scalar(Sys::Virt::Event::watches()), " watches\n";
+    POSIX::_exit(0);
+}
+PERL
+
 # Signals that come between fork and exec.
 prints 'signals', <<'PERL', "0 elsewhere\n";
 setpgrp;

@@ -151,7 +151,7 @@ sub _attempt {
     $probe->watch(sub {
         my ($error) = @_;
         my $self = $weak or return;
-        delete $self->{probe};
+        return $self->_attempt if !delete($self->{probe})->is_ours;
         $self->_conclude($error // $self->_connect);
     });
     return;
@@ -327,10 +327,9 @@ sub DESTROY {
     my ($self) = @_;
     return if ${^GLOBAL_PHASE} eq 'DESTRUCT';
     delete $alive{ Scalar::Util::refaddr($self) };
-    return if ($self->{process} // 0) != $$;
     local ($@, $!, $?);
     $self->_stop_trying;
-    $self->_release;
+    $self->_release if ($self->{process} // 0) == $$;
     return;
 }
 
@@ -971,7 +970,8 @@ C<error> event, and so on. Where several die in one pass, all but the first are 
 
 An open connection is of use in the process that has opened it only: see L<Sys::Virt::Event/FORK>. The end of the
 object in a child does the parent no harm. A child that runs the loop is told that the connection was closed, and opens
-one of its own. A connection that was made and not yet opened is opened in each process that runs the loop.
+one of its own. A connection that was made and not yet opened is opened in each process that runs the loop. An attempt
+that is under way is the parent's; a child begins one of its own when that has ended, or C<connect_timeout> is over.
 
 Threads other than the one that owns the loop have no connections: what perl clones for them is of a class without
 methods.

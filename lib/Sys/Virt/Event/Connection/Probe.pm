@@ -96,9 +96,12 @@ sub watch {
     push @{ $self->{watches} },
         [\&Sys::Virt::Event::remove_timeout, Sys::Virt::Event::add_timeout($ms, $conclude)],
         [\&Sys::Virt::Event::remove_handle, Sys::Virt::Event::add_handle($self->{reader},
-            Sys::Virt::Event::HANDLE_READABLE(), sub { $conclude->() if $self->_reads_end })];
+            Sys::Virt::Event::HANDLE_READABLE(), sub { $conclude->() if !$self->is_ours || $self->_reads_end })];
     return;
 }
+
+# A child has it from its parent, and leaves the answer to that.
+sub is_ours { my ($self) = @_; return $self->{process} == $$ }
 
 # The same at once, without the event loop.
 sub result {
@@ -133,13 +136,13 @@ sub _error {
 # Ends it if it has not, and leaves nothing of it.
 sub cancel {
     my ($self) = @_;
-    my $pid = delete $self->{pid};
-    return if !$pid || $self->{process} != $$;
     local ($@, $!, $?);
     for my $watch (splice @{ $self->{watches} }) {
         my ($remove, $id) = @$watch;
         eval { $remove->($id) };
     }
+    my $pid = delete $self->{pid};
+    return if !$pid || !$self->is_ours;
     kill KILL => -$pid, $pid if !$self->{has_ended};
     waitpid $pid, 0;
     return;
@@ -174,7 +177,12 @@ server that wants to know who we are has passed.
 
 =head2 watch($code)
 
-Calls the code once, from the loop: with undef, or with the reason why the connection cannot be opened.
+Calls the code once, from the loop: with undef, or with the reason why the connection cannot be opened. In a child
+process there is no answer: what the code gets means nothing.
+
+=head2 is_ours()
+
+False in a child of the process that has started it.
 
 =head2 result()
 
@@ -182,7 +190,8 @@ Waits for the process, and returns the same.
 
 =head2 cancel()
 
-Ends the process. If it has not answered yet, all that it has started is ended, too.
+Ends the process. If it has not answered yet, all that it has started is ended, too. In a child process only what is
+registered with the loop goes.
 
 =head1 AUTHOR AND LICENSE
 
