@@ -8,8 +8,10 @@ use Config;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use POSIX ();
 use Test::More;
 use Test::Sys::Virt::EventImpl::Daemon;
+use Time::HiRes ();
 use VirtTest qw(:DEFAULT patience);
 use VirtTest::Child;
 
@@ -109,6 +111,46 @@ is_deeply [in_loop(sub {
     exception_of { $once->open };
     push @$log, (exception_of { $once->wait_state('test', 'running') }) =~ /Cannot wait for a state: Failed to connect/ ? 'lost' : 'other';
 })], ['refused', 1, 'end of the other', 'lost', 'end'], 'open that fails: attempts go on, or it is the end';
+
+is_deeply [in_loop(sub {
+    my ($loop, $log) = @_;
+    my $conn = connection($uri);
+    my $opened = 0;
+    $conn->on('connection/opened' => sub { $opened++ });
+    {
+        no warnings 'redefine';
+        local *Sys::Virt::Event::Connection::Probe::fork_without_handlers = sub { $! = POSIX::EAGAIN(); return };
+        push @$log, exception_of { $conn->open } =~ s/ at \Q$0\E line \d+\.\n\z//r =~ s/test\+\S+:/URI:/r;
+    }
+    push @$log, until_so($loop, sub { $opened });
+    $conn->close;
+
+    # Whatever it throws, it comes to the caller, and is seen by $SIG{__DIE__} once.
+    my $hung = Test::Sys::Virt::EventImpl::Daemon->start;
+    $hung->signal('STOP');
+    $conn = connection($hung->uri);
+    my ($error, $seen) = (bless({}, 'Thing'), 0);
+    {
+        local $SIG{ALRM} = sub { die $error };
+        local $SIG{__DIE__} = sub { $seen++ };
+        Time::HiRes::alarm(0.2);
+        push @$log, eval { $conn->open; 1 } ? 'open' : $@ == $error ? 'its own' : $@;
+    }
+    $hung->signal('CONT');
+    push @$log, $seen, until_so($loop, sub { $conn->virt });
+    push @$log, (waitpid -1, POSIX::WNOHANG()) < 1 ? 'no process is left' : 'a process is left';
+
+    my $once = Sys::Virt::Event::Connection->new(uri => $hung->uri, reconnect => 0);
+    my $it = $once->events('*');
+    $it->next(sub { push @$log, 'end' });
+    $hung->signal('STOP');
+    local $SIG{ALRM} = sub { die "it is time\n" };
+    Time::HiRes::alarm(0.2);
+    push @$log, exception_of { $once->open };
+    $hung->signal('CONT');
+})], [
+    'Cannot open URI: Cannot fork: ' . do { local $! = POSIX::EAGAIN(); "$!" }, 1, 'its own', 1, 1, 'no process is left', 'end', "it is time\n",
+], 'open without a process, or with a signal handler that dies: attempts go on';
 
 # Refusals. Each is an answer that a server or driver could give.
 

@@ -105,15 +105,29 @@ sub open {
     my ($self) = @_;
     return $self if $self->{virt};
     $self->_stop_trying;
-    my $error = $self->_wants_probe ? $self->_probe->result : undef;
-    $error //= $self->_connect;
-    if (!defined $error) {
+    my ($error, $is_done, $exception);
+    {
+        local ($@, $SIG{__DIE__});
+        $is_done = eval { $error = $self->_try; 1 };
+        $exception = $@;
+    }
+    if ($is_done && !defined $error) {
         $self->_tell_opened;
         return $self;
     }
     if ($self->{reconnect}) { $self->_attempt_after($self->_next_delay) }
-    else                    { $self->_give_up($error) }
+    else                    { $self->_give_up($error // _text($exception)) }
+    # That of a signal handler.
+    die $exception if !$is_done;
     Carp::croak('Cannot open ', $self->_title, ": $error");
+}
+
+# Returns why it is not open now, or nothing.
+sub _try {
+    my ($self) = @_;
+    my ($probe, $error) = $self->_wants_probe ? $self->_probe : ();
+    $error //= $probe->result if $probe;
+    return $error // $self->_connect;
 }
 
 # Drivers within libvirt take no time, and what is in them stays in this process.
@@ -146,7 +160,9 @@ sub _attempt {
     my ($self) = @_;
     return $self->_conclude($self->_connect) if !$self->_wants_probe;
     local $@;
-    my $probe = $self->{probe} = eval { $self->_probe } or return $self->_conclude(_text($@));
+    my ($probe, $error) = eval { $self->_probe };
+    return $self->_conclude($error // _text($@)) if !$probe;
+    $self->{probe} = $probe;
     Scalar::Util::weaken(my $weak = $self);
     $probe->watch(sub {
         my ($error) = @_;
@@ -847,8 +863,9 @@ function that does nothing, as L<AnyEvent> and L<IO::Async> do.
 =head2 open()
 
 Opens the connection now, if it is not open, and returns the object. The loop stands still meanwhile, for up to
-C<connect_timeout> and the time of the opening. Dies if that fails, with C<Cannot open URI:> and the reason. Attempts
-from the loop go on then if there is C<reconnect>.
+C<connect_timeout> and the time of the opening. Dies if that fails, with C<Cannot open URI:> and the reason; or with
+what a signal handler throws while it waits for the process that tries. Attempts from the loop go on then if there is
+C<reconnect>.
 
 =head2 close()
 

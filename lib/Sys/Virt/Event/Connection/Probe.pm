@@ -5,7 +5,6 @@ use warnings;
 
 our $VERSION = '0.001';
 
-use Carp ();
 use File::Spec ();
 use POSIX ();
 use Sys::Virt ();
@@ -38,11 +37,12 @@ my @ASKS = (
 
 sub CLONE_SKIP { 1 }
 
-# uri, flags; seconds: how long it may take; auth: whether somebody here can say who we are.
+# uri, flags; seconds: how long it may take; auth: whether somebody here can say who we are. Returns undef and the reason
+# where there can be no process.
 sub start {
     my ($class, %opt) = @_;
-    pipe my $reader, my $writer or Carp::croak("Cannot make a pipe: $!");
-    my $pid = fork_without_handlers() // Carp::croak("Cannot fork: $!");
+    pipe my $reader, my $writer or return (undef, "Cannot make a pipe: $!");
+    my $pid = fork_without_handlers() // return (undef, "Cannot fork: $!");
     if (!$pid) {
         # Whatever goes wrong here, this process does not go on with the program.
         eval { _become($writer, \%opt) };
@@ -173,7 +173,7 @@ A function: C<fork>, but that no handler in C<%SIG> runs in the child, however e
 =head2 start(%options)
 
 Starts the process. C<uri> and C<flags> are Sys::Virt's, C<seconds> is how long it may take, C<auth> is true if a
-server that wants to know who we are has passed.
+server that wants to know who we are has passed. Where that cannot be done, it returns undef and the reason.
 
 =head2 watch($code)
 
