@@ -417,12 +417,19 @@ SKIP: {
         my $conn = Sys::Virt::Event::Connection->new(uri => $TEST);
         my $it = $conn->events('domain/lifecycle');
         my @log;
+        # The next event comes in the same tick.
+        my @others = map { $it->next_p } 1, 2;
+        $others[0]->resolve('resolved by hand');
+        $others[1]->reject('rejected by hand');
+        $_->then(sub { push @log, "@_" }, sub { push @log, "@_" }) for @others;
         $conn->once('connection/opened' => sub { domain($conn)->suspend; domain($conn)->resume });
         $it->next_p->then(sub { push @log, "$_[1]{type} " . ref $_[2]; $it->next_p })
             ->then(sub { push @log, $_[1]{type}; my $next = $it->next_p; $it->cancel; $next })
             ->catch(sub { push @log, "$_[0]" })->wait;
         return @log;
-    }], ['suspended Sys::Virt::Domain', 'resumed', 'Cannot take the next event: it was cancelled'], 'promises';
+    }], [
+        'resolved by hand', 'rejected by hand', 'suspended Sys::Virt::Domain', 'resumed', 'Cannot take the next event: it was cancelled',
+    ], 'promises; one that was settled otherwise takes no event';
 }
 
 for my $class ('Sys::Virt::Event::Poll', 'Sys::Virt::Event::IOAsync') {
