@@ -348,6 +348,35 @@ is_deeply [with_connection(sub {
     'Cannot wait for a state: a callback is running, and no event comes before it returns', '',
 ], 'wait_state, snapshot';
 
+# libvirt says that it has started, then that it is suspended.
+is_deeply [with_connection(sub {
+    my ($loop, $conn) = @_;
+    $conn->open;
+    my $dom = domain($conn);
+    $dom->suspend;
+    my $paused = $dom->create_snapshot('<domainsnapshot/>');
+    $dom->destroy;
+    settle($loop);
+    my $later = sub { my ($code) = @_; Sys::Virt::Event::add_timeout(20, sub { Sys::Virt::Event::remove_timeout($_[0]); $code->() }) };
+    my @log;
+    $conn->on('domain/lifecycle' => sub { push @log, $_[1]{type} });
+    $later->(sub { $paused->revert_to });
+    push @log, $conn->wait_state('test', 'running', timeout => patience(0.3));
+    $dom->destroy;
+    settle($loop);
+    $later->(sub { $paused->revert_to });
+    push @log, $conn->wait_state('test', 'paused', timeout => patience(10));
+    settle($loop);
+    $dom->destroy;
+    settle($loop);
+    # It is gone before anybody asks, and comes again.
+    $later->(sub { $dom->create; $dom->destroy; $later->(sub { $dom->create }) });
+    push @log, $conn->wait_state('test', 'running', timeout => patience(10));
+    return @log;
+})], [
+    'started', 'suspended', 0, 'stopped', 'started', 'suspended', 1, 'stopped', 'started', 'stopped', 'started', 1,
+], 'wait_state and a domain that starts paused';
+
 # Iterators
 
 my @iterated = with_connection(sub {

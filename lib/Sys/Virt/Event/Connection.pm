@@ -623,13 +623,13 @@ sub wait_state {
 
     $name = _decoded($name);
     my ($is_so, $failure) = (0, $self->{failure});
-    my $see  = sub { my ($record) = @_; $is_so = 1 if (Sys::Virt::Event::Record::state_of($record) // '') eq $state };
-    my @ids  = map { $self->on("domain/$_", { name => qr/\A\Q$name\E\z/ }, sub { $see->($_[1]) }) } qw(lifecycle state);
+    my $see  = sub { my (undef, @event) = @_; $is_so ||= $self->_is_in($state, @event) };
+    my @ids  = map { $self->on("domain/$_", { name => qr/\A\Q$name\E\z/ }, $see) } qw(lifecycle state);
     push @ids, $self->on('connection/failed', sub { $failure = $_[1]{args}{error} });
     local $@;
     my $is_done = eval {
         my @states = $self->{virt} ? eval { $self->_limited($self->{ids}, sub { $self->_states('domain') }) } : ();
-        $see->($_->[0]) for grep { $_->[0]{name} eq $name } @states;
+        $see->($self, @$_) for grep { $_->[0]{name} eq $name } @states;
         _run_until(sub { $is_so || defined $failure || !$self->_is_trying }, $seconds);
         1;
     };
@@ -639,6 +639,17 @@ sub wait_state {
     return 1 if $is_so;
     return 0 if !defined $failure && $self->_is_trying;
     Carp::croak('Cannot wait for a state: ', $failure // 'the connection is closed');
+}
+
+# Whether a record leaves its domain in the state. libvirt says that a domain has started, and only then that it starts
+# paused: that one is asked. It may be gone.
+sub _is_in {
+    my ($self, $state, $record, $domain) = @_;
+    return if (Sys::Virt::Event::Record::state_of($record) // '') ne $state;
+    return 1 if $record->{event} ne 'lifecycle' || $record->{type} ne 'started';
+    local ($@, $SIG{__DIE__});
+    my ($now) = $self->{virt} ? eval { $self->_limited($self->{ids}, sub { $domain->get_state }) } : ();
+    return defined $now && $now == Sys::Virt::Domain::STATE_RUNNING();
 }
 
 sub _is_alive {
