@@ -11,6 +11,7 @@ use Carp ();
 use List::Util ();
 use overload ();
 use POSIX ();
+use re ();
 use Scalar::Util ();
 use Sys::Virt ();
 use Sys::Virt::Event::Identity;
@@ -407,7 +408,7 @@ sub _filter {
         Carp::croak("Cannot listen: there is no filter $key") if $key !~ /\A(?:name|uuid|type)\z/;
     }
     return if !%$filter;
-    my %matches = map { $_ => _matcher($filter->{$_}) } keys %$filter;
+    my %matches = map { $_ => _matcher($_, $filter->{$_}) } keys %$filter;
     return sub {
         my ($record) = @_;
         return !grep { ($record->{$_} // '') !~ $matches{$_} } keys %matches;
@@ -416,17 +417,33 @@ sub _filter {
 
 # A pattern stands for itself, a text is a glob, of a list any.
 sub _matcher {
-    my ($wanted) = @_;
-    return $wanted if ref $wanted eq 'Regexp';
+    my ($key, $wanted) = @_;
+    return $wanted if re::is_regexp($wanted);
     if (ref $wanted eq 'ARRAY') {
-        my $any = join '|', map { _matcher($_) } @$wanted;
+        my $any = join '|', map { _matcher($key, $_) } @$wanted;
         return @$wanted ? qr/$any/ : qr/(?!)/;
     }
-    my %meaning = ('*' => '.*', '?' => '.');
-    my $pattern = _decoded($wanted // '')
-        =~ s{(\[[^]]+\]|.)}{ $meaning{$1} // (length $1 > 1 ? $1 =~ s/\A\[!/[^/r : quotemeta $1) }gers;
+    Carp::croak("Cannot listen: $key is neither a glob nor a qr// nor a list of these")
+        if ref $wanted && !overload::Method($wanted, '""');
+    my $pattern = _pattern_of_glob(_decoded($wanted // ''));
     local $@;
     return eval { no warnings; qr/\A$pattern\z/s } // Carp::croak("Cannot listen: $wanted is not a glob");
+}
+
+# As in file names: a bracket that does not end means itself, and so does what follows a backslash.
+sub _pattern_of_glob {
+    my ($glob) = @_;
+    my %meaning = ('*' => '.*', '?' => '.');
+    return $glob =~ s{
+        \[ ([!^]?+) ( \]?+ (?: \[:[a-z]+:\] | \\. | [^]\\] )* ) \] | \\ (.) | (.)
+    }{
+        defined $2 ? '[' . ($1 && '^') . _set_of_glob($2) . ']' : defined $3 ? quotemeta $3 : $meaning{$4} // quotemeta $4
+    }gersx;
+}
+
+sub _set_of_glob {
+    my ($set) = @_;
+    return $set =~ s{(\[:[a-z]+:\]|-)|\\?(.)}{ $1 // quotemeta $2 }gers;
 }
 
 # Whoever is to hear of an event.
@@ -615,6 +632,9 @@ sub wait_state {
     my %options = @options;
     my $seconds = delete $options{timeout};
     Carp::croak("Cannot wait for a state: there is no option $_") for sort keys %options;
+    Carp::croak("Cannot wait for a state: timeout $seconds is not a number")
+        if defined $seconds && !(Scalar::Util::looks_like_number($seconds) && $seconds == $seconds);
+    Carp::croak('Cannot wait for a state: no domain is named') if !defined $name;
     my @states = Sys::Virt::Event::Record::states();
     Carp::croak('Cannot wait for state ', $state // 'undef', ': it is none of ', join ', ', @states)
         if !grep { $_ eq ($state // '') } @states;
@@ -910,8 +930,9 @@ The classes are C<domain>, C<network>, C<pool>, C<device>, C<secret> and C<conne
 their events: those that the installed L<Sys::Virt> knows, and C<state>. What the driver or the server does not have is
 left out silently.
 
-The filter is optional. Its keys are C<name>, C<uuid> and C<type> of the event. A value is a glob with C<*>, C<?> and
-C<[...]>, a C<qr//>, or a list of these, of which one must fit. An event has to fit all keys.
+The filter is optional. Its keys are C<name>, C<uuid> and C<type> of the event. A value is a glob, a C<qr//>, or a list
+of these, of which one must fit. An event has to fit all keys. In a glob C<*>, C<?> and C<[...]> stand for what they do
+in file names, C<[!a-z]> and C<[[:digit:]]> too; a backslash makes the next character stand for itself.
 
 The code, or an object that can be called like one, such as a condition variable of L<AnyEvent>, gets
 
