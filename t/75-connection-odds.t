@@ -152,6 +152,18 @@ is_deeply [in_loop(sub {
     'Cannot open URI: Cannot fork: ' . do { local $! = POSIX::EAGAIN(); "$!" }, 1, 'its own', 1, 1, 'no process is left', 'end', "it is time\n",
 ], 'open without a process, or with a signal handler that dies: attempts go on';
 
+is_deeply [in_loop(sub {
+    my ($loop, $log) = @_;
+    my $hung = Test::Sys::Virt::EventImpl::Daemon->start;
+    $hung->signal('STOP');
+    my $conn = Sys::Virt::Event::Connection->new(uri => $hung->uri, connect_timeout => 0.2);
+    my $earlier = 0;
+    no warnings 'redefine';
+    local *Time::HiRes::time = sub { CORE::time - 3600 * $earlier++ };
+    push @$log, (exception_of { $conn->open }) =~ /(no answer within .* s)/;
+    $hung->signal('CONT');
+})], ['no answer within 0.2 s'], 'the clock can be set meanwhile';
+
 # Refusals. Each is an answer that a server or driver could give.
 
 sub refuses {

@@ -18,7 +18,6 @@ use Sys::Virt::Event::Identity;
 use Sys::Virt::Event::Connection::Iterator ();
 use Sys::Virt::Event::Connection::Probe ();
 use Sys::Virt::Event::Record ();
-use Time::HiRes ();
 
 # libvirt's ids end here.
 use constant LAST_ID => 2**31 - 1;
@@ -268,7 +267,7 @@ sub _limited {
 # Whoever hears of it may run the loop, close the connection, and open it again.
 sub _tell_opened {
     my ($self) = @_;
-    @$self{qw(failures opened)} = (0, time);
+    @$self{qw(failures opened)} = (0, Sys::Virt::Event::Connection::Probe::now());
     my ($number, $trouble) = ($self->{number}, delete $self->{trouble});
     while (my $next = shift @{ $self->{news} }) {
         $self->_deliver(@$next);
@@ -287,7 +286,7 @@ sub _lose {
     $self->{failure} = 'it was closed: ' . ($word // "reason $reason") if !$backoff;
     if ($backoff) {
         # A server that takes connections and drops them is not to be asked all the time.
-        $self->{step} = 0 if time - $self->{opened} > $backoff->{max};
+        $self->{step} = 0 if Sys::Virt::Event::Connection::Probe::now() - $self->{opened} > $backoff->{max};
         $self->_attempt_after($self->_next_delay);
     }
     $self->_tell('closed', undef, reason => $word, reason_code => $reason);
@@ -690,9 +689,9 @@ sub _run_until {
     return $loop->run_until($code, $seconds) if ref $loop && $loop->can('run_until');
     my ($method) = grep { ref $loop && $loop->can($_) } qw(run_for run_once);
     die ref $loop, " has none of run_until, run_for, run_once\n" if ref $loop && !$method;
-    my $end = defined $seconds ? Time::HiRes::time() + $seconds : undef;
+    my $end = defined $seconds ? Sys::Virt::Event::Connection::Probe::now() + $seconds : undef;
     until ($code->()) {
-        my $left = defined $end ? $end - Time::HiRes::time() : 1;
+        my $left = defined $end ? $end - Sys::Virt::Event::Connection::Probe::now() : 1;
         return 0 if $left <= 0;
         my $slice = List::Util::min($left, 0.05);
         $method ? $loop->$method($slice) : Sys::Virt::Event::run_default($slice);

@@ -37,6 +37,9 @@ my @ASKS = (
 
 sub CLONE_SKIP { 1 }
 
+# Of a clock that nobody sets.
+sub now { return Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
+
 # uri, flags; seconds: how long it may take; auth: whether somebody here can say who we are. Returns undef and the reason
 # where there can be no process.
 sub start {
@@ -52,7 +55,7 @@ sub start {
     # Perl leaves the first three descriptors open when their handles go.
     POSIX::close(fileno $writer) if fileno $writer < 3;
     return bless {
-        pid => $pid, process => $$, reader => $reader, end => Time::HiRes::time() + $opt{seconds},
+        pid => $pid, process => $$, reader => $reader, end => now() + $opt{seconds},
         seconds => $opt{seconds}, auth => $opt{auth}, text => '', watches => [],
     }, $class;
 }
@@ -106,7 +109,7 @@ sub is_ours { my ($self) = @_; return $self->{process} == $$ }
 # The same at once, without the event loop.
 sub result {
     my ($self) = @_;
-    while ((my $left = $self->{end} - Time::HiRes::time()) > 0) {
+    while ((my $left = $self->{end} - now()) > 0) {
         my $ready = '';
         vec($ready, fileno $self->{reader}, 1) = 1;
         last if select($ready, undef, undef, $left) > 0 && $self->_reads_end;
@@ -169,6 +172,10 @@ For L<Sys::Virt::Event::Connection>, which documents what it does under C<connec
 =head2 fork_without_handlers()
 
 A function: C<fork>, but that no handler in C<%SIG> runs in the child, however early a signal comes.
+
+=head2 now()
+
+A function: seconds of a clock that nobody sets.
 
 =head2 start(%options)
 
