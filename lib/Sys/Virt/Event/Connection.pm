@@ -436,7 +436,9 @@ sub _pattern_of_glob {
     return $glob =~ s{
         \[ ([!^]?+) ( \]?+ (?: \[:[a-z]+:\] | \\. | [^]\\] )* ) \] | \\ (.) | (.)
     }{
-        defined $2 ? '[' . ($1 && '^') . _set_of_glob($2) . ']' : defined $3 ? quotemeta $3 : $meaning{$4} // quotemeta $4
+        defined $2 ? '[' . ($1 && '^') . _set_of_glob($2) . ']'
+            : defined $3 ? quotemeta $3
+            : $meaning{$4} // quotemeta $4
     }gersx;
 }
 

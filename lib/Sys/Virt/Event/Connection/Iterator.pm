@@ -179,9 +179,9 @@ connection alone. Code that asks for the next event does not run inside itself, 
 Returns a L<Mojo::Promise>, which is resolved with the same three values, or rejected after the end, with a text that
 starts with C<Cannot take the next event:>. Dies if L<Mojolicious> is not installed.
 
-A promise that is settled otherwise, as by its C<timeout>, takes no event. One that nobody looks at any more still takes
-the next, because a promise cannot be cancelled: so does the loser of C<< Mojo::Promise->race >>. Give the promise itself
-a time limit instead, or keep it and ask it again.
+A promise that is settled otherwise, as by its C<timeout>, takes no event. One that the program has only forgotten takes
+the next, for a promise cannot be cancelled: so does the loser of C<< Mojo::Promise->race >>. Give the promise itself a
+time limit instead.
 
 =head2 next_f()
 

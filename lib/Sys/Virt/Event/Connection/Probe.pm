@@ -40,8 +40,8 @@ sub CLONE_SKIP { 1 }
 # Of a clock that nobody sets.
 sub now { return Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
 
-# uri, flags; seconds: how long it may take; auth: whether somebody here can say who we are. Returns undef and the reason
-# where there can be no process.
+# uri, flags; seconds: how long it may take; auth: whether somebody here can say who we are. Returns undef and the
+# reason where there can be no process.
 sub start {
     my ($class, %opt) = @_;
     pipe my $reader, my $writer or return (undef, "Cannot make a pipe: $!");
