@@ -339,6 +339,13 @@ subtest '--until' => sub {
     $r = watching(['--domain', 'db', '--until', 'running', '--timeout', 1],
         sub { $domain{'web-1'}->$_ for qw(create destroy) });
     is $r->{exit}, 1, 'not before the time-out';
+    $domain{db}->$_ for qw(create suspend);
+    my $paused = $domain{db}->create_snapshot('<domainsnapshot/>');
+    $domain{db}->destroy;
+    $r = watching(['--domain', 'db', '--until', 'running', '--timeout', 1], sub { $paused->revert_to });
+    is_deeply [map({ /db (started|suspended)/ } folded(@{ $r->{lines} })), $r->{exit}], ['started', 'suspended', 1], 'nor when a domain starts paused';
+    $domain{db}->destroy;
+    $paused->delete;
 };
 
 subtest '--format' => sub {

@@ -59,6 +59,9 @@ is_deeply [with_connection(sub {
             ['*'], ['*', 'code'], ['*', {}], ['*', { color => 1 }, sub { }], ['*', sub { }, 1]),
         sub { $conn->off(1) }, sub { $conn->off('x') }, sub { $conn->off },
         sub { $conn->wait_state('test', 'asleep') }, sub { $conn->wait_state('test') },
+        (map { my $seconds = $_; sub { $conn->wait_state('test', 'paused', timeout => $seconds) } } 'soon', 'nan', ''),
+        sub { $conn->wait_state(undef, 'running') },
+        (map { my $name = $_; sub { $conn->on('domain/*', { name => $name }, sub { }) } } {}, [sub { }], '[z-a]', '[[:vowel:]]'),
         sub { $conn->wait_state('test', 'running', 5) }, sub { $conn->wait_state('test', 'running', wait => 5) },
         sub { $conn->events('domain') }, sub { $conn->events('*')->next }, sub { $conn->snapshot },
     );
@@ -87,6 +90,11 @@ is_deeply [with_connection(sub {
     'Cannot stop listening: no id undef was ever given out',
     (map { "Cannot wait for state $_: it is none of nostate, running, blocked, paused, shutdown, shutoff, crashed, pmsuspended" }
         'asleep', 'undef'),
+    (map { "Cannot wait for a state: timeout $_ is not a number" } 'soon', 'nan', ''),
+    'Cannot wait for a state: no domain is named',
+    ('Cannot listen: name is neither a glob nor a qr// nor a list of these') x 2,
+    'Cannot listen: [z-a] is not a glob',
+    'Cannot listen: [[:vowel:]] is not a glob',
     'Cannot wait for a state: options are pairs of a name and a value',
     'Cannot wait for a state: there is no option wait',
     'Cannot listen: domain is neither * nor CLASS/EVENT nor CLASS/*',
@@ -177,6 +185,21 @@ is_deeply [with_connection(sub {
         'pool refresh' => 1, 'domain state' => 1, 'network state' => 1, 'pool state' => 1, 'device state' => 4,
     }, ['resumed'], [qw(suspended resumed suspended resumed stopped)], [],
 ], 'each listener hears what it has asked for';
+
+# As in file names: each with what it fits and what it does not.
+my @globs = (
+    ['*', ['', 'a', "a\nb"], []], ['t?st', ['test', "t\xe4st"], ['tst', 'teest', 'atest']], ['a.b', ['a.b'], ['aab']],
+    ['[a-c]x', ['ax', 'cx'], ['dx', '-x']], ['[!a-c]x', ['dx'], ['ax', 'x']], ['[^a]', ['b', '^'], ['a']], ['[a^]', ['a', '^'], []],
+    ['[[:digit:]]*', ['1a', '2'], ['a1', ':', '[']], ['[x[:upper:]-]', ['x', 'A', '-'], ['a', ':']],
+    ['[\\w]est', ['west'], ['test', '\\est']], ['[\\]]', [']'], ['\\', '\\]']], ['[a\\-c]', ['a', '-', 'c'], ['b']],
+    ['[]a]', [']', 'a'], ['[]a]']], ['[!]a]', ['b'], [']', 'a']], ['[-a]', ['-', 'a'], ['b']], ['[$x]', ['$', 'x'], ['']],
+    ['[a', ['[a'], ['a']], ['[]', ['[]'], ['']], ['[!]', ['[!]'], ['!']], ['\\*', ['*'], ['a', '\\a']], ['a\\', ['a\\'], ['a']],
+);
+for my $case (@globs) {
+    my ($glob, $fits, $others) = @$case;
+    my $filter = Sys::Virt::Event::Connection::_filter({ name => $glob });
+    is_deeply [grep { $filter->({ name => $_ }) } @$fits, @$others], $fits, "the glob $glob";
+}
 
 my ($event, $stopped, $state) = with_connection(sub {
     my ($loop, $conn) = @_;
@@ -348,6 +371,35 @@ is_deeply [with_connection(sub {
     'Cannot wait for a state: a callback is running, and no event comes before it returns', '',
 ], 'wait_state, snapshot';
 
+# libvirt says that it has started, then that it is suspended.
+is_deeply [with_connection(sub {
+    my ($loop, $conn) = @_;
+    $conn->open;
+    my $dom = domain($conn);
+    $dom->suspend;
+    my $paused = $dom->create_snapshot('<domainsnapshot/>');
+    $dom->destroy;
+    settle($loop);
+    my $later = sub { my ($code) = @_; Sys::Virt::Event::add_timeout(20, sub { Sys::Virt::Event::remove_timeout($_[0]); $code->() }) };
+    my @log;
+    $conn->on('domain/lifecycle' => sub { push @log, $_[1]{type} });
+    $later->(sub { $paused->revert_to });
+    push @log, $conn->wait_state('test', 'running', timeout => patience(0.3));
+    $dom->destroy;
+    settle($loop);
+    $later->(sub { $paused->revert_to });
+    push @log, $conn->wait_state('test', 'paused', timeout => patience(10));
+    settle($loop);
+    $dom->destroy;
+    settle($loop);
+    # It is gone before anybody asks, and comes again.
+    $later->(sub { $dom->create; $dom->destroy; $later->(sub { $dom->create }) });
+    push @log, $conn->wait_state('test', 'running', timeout => patience(10));
+    return @log;
+})], [
+    'started', 'suspended', 0, 'stopped', 'started', 'suspended', 1, 'stopped', 'started', 'stopped', 'started', 1,
+], 'wait_state and a domain that starts paused';
+
 # Iterators
 
 my @iterated = with_connection(sub {
@@ -417,12 +469,19 @@ SKIP: {
         my $conn = Sys::Virt::Event::Connection->new(uri => $TEST);
         my $it = $conn->events('domain/lifecycle');
         my @log;
+        # The next event comes in the same tick.
+        my @others = map { $it->next_p } 1, 2;
+        $others[0]->resolve('resolved by hand');
+        $others[1]->reject('rejected by hand');
+        $_->then(sub { push @log, "@_" }, sub { push @log, "@_" }) for @others;
         $conn->once('connection/opened' => sub { domain($conn)->suspend; domain($conn)->resume });
         $it->next_p->then(sub { push @log, "$_[1]{type} " . ref $_[2]; $it->next_p })
             ->then(sub { push @log, $_[1]{type}; my $next = $it->next_p; $it->cancel; $next })
             ->catch(sub { push @log, "$_[0]" })->wait;
         return @log;
-    }], ['suspended Sys::Virt::Domain', 'resumed', 'Cannot take the next event: it was cancelled'], 'promises';
+    }], [
+        'resolved by hand', 'rejected by hand', 'suspended Sys::Virt::Domain', 'resumed', 'Cannot take the next event: it was cancelled',
+    ], 'promises; one that was settled otherwise takes no event';
 }
 
 for my $class ('Sys::Virt::Event::Poll', 'Sys::Virt::Event::IOAsync') {

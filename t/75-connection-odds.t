@@ -8,8 +8,10 @@ use Config;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use POSIX ();
 use Test::More;
 use Test::Sys::Virt::EventImpl::Daemon;
+use Time::HiRes ();
 use VirtTest qw(:DEFAULT patience);
 use VirtTest::Child;
 
@@ -109,6 +111,58 @@ is_deeply [in_loop(sub {
     exception_of { $once->open };
     push @$log, (exception_of { $once->wait_state('test', 'running') }) =~ /Cannot wait for a state: Failed to connect/ ? 'lost' : 'other';
 })], ['refused', 1, 'end of the other', 'lost', 'end'], 'open that fails: attempts go on, or it is the end';
+
+is_deeply [in_loop(sub {
+    my ($loop, $log) = @_;
+    my $conn = connection($uri);
+    my $opened = 0;
+    $conn->on('connection/opened' => sub { $opened++ });
+    {
+        no warnings 'redefine';
+        local *Sys::Virt::Event::Connection::Probe::fork_without_handlers = sub { $! = POSIX::EAGAIN(); return };
+        push @$log, exception_of { $conn->open } =~ s/ at \Q$0\E line \d+\.\n\z//r =~ s/test\+\S+:/URI:/r;
+    }
+    push @$log, until_so($loop, sub { $opened });
+    $conn->close;
+
+    # Whatever it throws, it comes to the caller, and is seen by $SIG{__DIE__} once.
+    my $hung = Test::Sys::Virt::EventImpl::Daemon->start;
+    $hung->signal('STOP');
+    $conn = connection($hung->uri);
+    my ($error, $seen) = (bless({}, 'Thing'), 0);
+    {
+        local $SIG{ALRM} = sub { die $error };
+        local $SIG{__DIE__} = sub { $seen++ };
+        Time::HiRes::alarm(0.2);
+        push @$log, eval { $conn->open; 1 } ? 'open' : $@ == $error ? 'its own' : $@;
+    }
+    $hung->signal('CONT');
+    push @$log, $seen, until_so($loop, sub { $conn->virt });
+    push @$log, (waitpid -1, POSIX::WNOHANG()) < 1 ? 'no process is left' : 'a process is left';
+
+    my $once = Sys::Virt::Event::Connection->new(uri => $hung->uri, reconnect => 0);
+    my $it = $once->events('*');
+    $it->next(sub { push @$log, 'end' });
+    $hung->signal('STOP');
+    local $SIG{ALRM} = sub { die "it is time\n" };
+    Time::HiRes::alarm(0.2);
+    push @$log, exception_of { $once->open };
+    $hung->signal('CONT');
+})], [
+    'Cannot open URI: Cannot fork: ' . do { local $! = POSIX::EAGAIN(); "$!" }, 1, 'its own', 1, 1, 'no process is left', 'end', "it is time\n",
+], 'open without a process, or with a signal handler that dies: attempts go on';
+
+is_deeply [in_loop(sub {
+    my ($loop, $log) = @_;
+    my $hung = Test::Sys::Virt::EventImpl::Daemon->start;
+    $hung->signal('STOP');
+    my $conn = Sys::Virt::Event::Connection->new(uri => $hung->uri, connect_timeout => 0.2);
+    my $earlier = 0;
+    no warnings 'redefine';
+    local *Time::HiRes::time = sub { CORE::time - 3600 * $earlier++ };
+    push @$log, (exception_of { $conn->open }) =~ /(no answer within .* s)/;
+    $hung->signal('CONT');
+})], ['no answer within 0.2 s'], 'the clock can be set meanwhile';
 
 # Refusals. Each is an answer that a server or driver could give.
 
@@ -306,6 +360,52 @@ $loop->run_until(sub { $conn->virt }, 20);
 print $conn->virt ? "open\n" : "not open\n";
 undef $conn;
 print scalar(Sys::Virt::Event::watches()), " watches\n";
+PERL
+
+# The child is first to see that the parent's attempt is over.
+prints 'forks while it is being opened', <<'PERL', "child: opened, 0 watches\nparent: opened, 0 watches\n";
+my $conn = Sys::Virt::Event::Connection->new(uri => $uri, reconnect => { initial => 100, max => 100 });
+my @log;
+$conn->on('connection/*' => sub { push @log, join ' ', $_[1]{event}, $_[1]{args}{error} // () });
+$loop->run_until(sub { $conn->{probe} }, 20);
+my $pid = fork // die;
+waitpid $pid, 0 if $pid;
+$loop->run_until(sub { @log }, 20);
+$loop->run_for(0.2);
+print $pid ? 'parent: ' : 'child: ', join ', ', splice @log;
+$conn->close;
+print ', ', scalar(Sys::Virt::Event::watches()), " watches\n";
+POSIX::_exit(0);
+PERL
+
+my $hung = Test::Sys::Virt::EventImpl::Daemon->start;
+$hung->signal('STOP');
+prints 'forks while a server hangs', <<'PERL', "child: retry no answer within 0.5 s\nparent: retry no answer within 0.5 s\n", args => [$uri, $hung->uri];
+my $conn = Sys::Virt::Event::Connection->new(uri => $other, connect_timeout => 0.5, reconnect => { initial => 100, max => 100 });
+my @log;
+$conn->on('connection/*' => sub { push @log, join ' ', $_[1]{event}, $_[1]{args}{error} // () });
+$loop->run_until(sub { $conn->{probe} }, 20);
+my $pid = fork // die;
+$loop->run_until(sub { @log }, 20);
+$loop->run_for(0.2);
+waitpid $pid, 0 if $pid;
+print $pid ? 'parent: ' : 'child: ', join(', ', splice @log), "\n";
+POSIX::_exit(0);
+PERL
+$hung->signal('CONT');
+undef $hung;
+
+prints 'let go of in a child', <<'PERL', "0 watches\n0 watches\n";
+for my $when (sub { 1 }, sub { $_[0]{probe} }) {
+    my $conn = Sys::Virt::Event::Connection->new(uri => $uri);
+    $loop->run_until(sub { $when->($conn) }, 20);
+    my $pid = fork // die;
+    undef $conn;
+    waitpid $pid, 0 if $pid;
+    next if $pid;
+    print scalar(Sys::Virt::Event::watches()), " watches\n";
+    POSIX::_exit(0);
+}
 PERL
 
 # Signals that come between fork and exec.

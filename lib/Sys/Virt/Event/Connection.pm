@@ -11,13 +11,13 @@ use Carp ();
 use List::Util ();
 use overload ();
 use POSIX ();
+use re ();
 use Scalar::Util ();
 use Sys::Virt ();
 use Sys::Virt::Event::Identity;
 use Sys::Virt::Event::Connection::Iterator ();
 use Sys::Virt::Event::Connection::Probe ();
 use Sys::Virt::Event::Record ();
-use Time::HiRes ();
 
 # libvirt's ids end here.
 use constant LAST_ID => 2**31 - 1;
@@ -105,15 +105,29 @@ sub open {
     my ($self) = @_;
     return $self if $self->{virt};
     $self->_stop_trying;
-    my $error = $self->_wants_probe ? $self->_probe->result : undef;
-    $error //= $self->_connect;
-    if (!defined $error) {
+    my ($error, $is_done, $exception);
+    {
+        local ($@, $SIG{__DIE__});
+        $is_done = eval { $error = $self->_try; 1 };
+        $exception = $@;
+    }
+    if ($is_done && !defined $error) {
         $self->_tell_opened;
         return $self;
     }
     if ($self->{reconnect}) { $self->_attempt_after($self->_next_delay) }
-    else                    { $self->_give_up($error) }
+    else                    { $self->_give_up($error // _text($exception)) }
+    # That of a signal handler.
+    die $exception if !$is_done;
     Carp::croak('Cannot open ', $self->_title, ": $error");
+}
+
+# Returns why it is not open now, or nothing.
+sub _try {
+    my ($self) = @_;
+    my ($probe, $error) = $self->_wants_probe ? $self->_probe : ();
+    $error //= $probe->result if $probe;
+    return $error // $self->_connect;
 }
 
 # Drivers within libvirt take no time, and what is in them stays in this process.
@@ -146,12 +160,14 @@ sub _attempt {
     my ($self) = @_;
     return $self->_conclude($self->_connect) if !$self->_wants_probe;
     local $@;
-    my $probe = $self->{probe} = eval { $self->_probe } or return $self->_conclude(_text($@));
+    my ($probe, $error) = eval { $self->_probe };
+    return $self->_conclude($error // _text($@)) if !$probe;
+    $self->{probe} = $probe;
     Scalar::Util::weaken(my $weak = $self);
     $probe->watch(sub {
         my ($error) = @_;
         my $self = $weak or return;
-        delete $self->{probe};
+        return $self->_attempt if !delete($self->{probe})->is_ours;
         $self->_conclude($error // $self->_connect);
     });
     return;
@@ -251,7 +267,7 @@ sub _limited {
 # Whoever hears of it may run the loop, close the connection, and open it again.
 sub _tell_opened {
     my ($self) = @_;
-    @$self{qw(failures opened)} = (0, time);
+    @$self{qw(failures opened)} = (0, Sys::Virt::Event::Connection::Probe::now());
     my ($number, $trouble) = ($self->{number}, delete $self->{trouble});
     while (my $next = shift @{ $self->{news} }) {
         $self->_deliver(@$next);
@@ -270,7 +286,7 @@ sub _lose {
     $self->{failure} = 'it was closed: ' . ($word // "reason $reason") if !$backoff;
     if ($backoff) {
         # A server that takes connections and drops them is not to be asked all the time.
-        $self->{step} = 0 if time - $self->{opened} > $backoff->{max};
+        $self->{step} = 0 if Sys::Virt::Event::Connection::Probe::now() - $self->{opened} > $backoff->{max};
         $self->_attempt_after($self->_next_delay);
     }
     $self->_tell('closed', undef, reason => $word, reason_code => $reason);
@@ -327,10 +343,9 @@ sub DESTROY {
     my ($self) = @_;
     return if ${^GLOBAL_PHASE} eq 'DESTRUCT';
     delete $alive{ Scalar::Util::refaddr($self) };
-    return if ($self->{process} // 0) != $$;
     local ($@, $!, $?);
     $self->_stop_trying;
-    $self->_release;
+    $self->_release if ($self->{process} // 0) == $$;
     return;
 }
 
@@ -392,7 +407,7 @@ sub _filter {
         Carp::croak("Cannot listen: there is no filter $key") if $key !~ /\A(?:name|uuid|type)\z/;
     }
     return if !%$filter;
-    my %matches = map { $_ => _matcher($filter->{$_}) } keys %$filter;
+    my %matches = map { $_ => _matcher($_, $filter->{$_}) } keys %$filter;
     return sub {
         my ($record) = @_;
         return !grep { ($record->{$_} // '') !~ $matches{$_} } keys %matches;
@@ -401,17 +416,35 @@ sub _filter {
 
 # A pattern stands for itself, a text is a glob, of a list any.
 sub _matcher {
-    my ($wanted) = @_;
-    return $wanted if ref $wanted eq 'Regexp';
+    my ($key, $wanted) = @_;
+    return $wanted if re::is_regexp($wanted);
     if (ref $wanted eq 'ARRAY') {
-        my $any = join '|', map { _matcher($_) } @$wanted;
+        my $any = join '|', map { _matcher($key, $_) } @$wanted;
         return @$wanted ? qr/$any/ : qr/(?!)/;
     }
-    my %meaning = ('*' => '.*', '?' => '.');
-    my $pattern = _decoded($wanted // '')
-        =~ s{(\[[^]]+\]|.)}{ $meaning{$1} // (length $1 > 1 ? $1 =~ s/\A\[!/[^/r : quotemeta $1) }gers;
+    Carp::croak("Cannot listen: $key is neither a glob nor a qr// nor a list of these")
+        if ref $wanted && !overload::Method($wanted, '""');
+    my $pattern = _pattern_of_glob(_decoded($wanted // ''));
     local $@;
     return eval { no warnings; qr/\A$pattern\z/s } // Carp::croak("Cannot listen: $wanted is not a glob");
+}
+
+# As in file names: a bracket that does not end means itself, and so does what follows a backslash.
+sub _pattern_of_glob {
+    my ($glob) = @_;
+    my %meaning = ('*' => '.*', '?' => '.');
+    return $glob =~ s{
+        \[ ([!^]?+) ( \]?+ (?: \[:[a-z]+:\] | \\. | [^]\\] )* ) \] | \\ (.) | (.)
+    }{
+        defined $2 ? '[' . ($1 && '^') . _set_of_glob($2) . ']'
+            : defined $3 ? quotemeta $3
+            : $meaning{$4} // quotemeta $4
+    }gersx;
+}
+
+sub _set_of_glob {
+    my ($set) = @_;
+    return $set =~ s{(\[:[a-z]+:\]|-)|\\?(.)}{ $1 // quotemeta $2 }gers;
 }
 
 # Whoever is to hear of an event.
@@ -600,6 +633,9 @@ sub wait_state {
     my %options = @options;
     my $seconds = delete $options{timeout};
     Carp::croak("Cannot wait for a state: there is no option $_") for sort keys %options;
+    Carp::croak("Cannot wait for a state: timeout $seconds is not a number")
+        if defined $seconds && !(Scalar::Util::looks_like_number($seconds) && $seconds == $seconds);
+    Carp::croak('Cannot wait for a state: no domain is named') if !defined $name;
     my @states = Sys::Virt::Event::Record::states();
     Carp::croak('Cannot wait for state ', $state // 'undef', ': it is none of ', join ', ', @states)
         if !grep { $_ eq ($state // '') } @states;
@@ -608,13 +644,13 @@ sub wait_state {
 
     $name = _decoded($name);
     my ($is_so, $failure) = (0, $self->{failure});
-    my $see  = sub { my ($record) = @_; $is_so = 1 if (Sys::Virt::Event::Record::state_of($record) // '') eq $state };
-    my @ids  = map { $self->on("domain/$_", { name => qr/\A\Q$name\E\z/ }, sub { $see->($_[1]) }) } qw(lifecycle state);
+    my $see  = sub { my (undef, @event) = @_; $is_so ||= $self->_is_in($state, @event) };
+    my @ids  = map { $self->on("domain/$_", { name => qr/\A\Q$name\E\z/ }, $see) } qw(lifecycle state);
     push @ids, $self->on('connection/failed', sub { $failure = $_[1]{args}{error} });
     local $@;
     my $is_done = eval {
         my @states = $self->{virt} ? eval { $self->_limited($self->{ids}, sub { $self->_states('domain') }) } : ();
-        $see->($_->[0]) for grep { $_->[0]{name} eq $name } @states;
+        $see->($self, @$_) for grep { $_->[0]{name} eq $name } @states;
         _run_until(sub { $is_so || defined $failure || !$self->_is_trying }, $seconds);
         1;
     };
@@ -624,6 +660,17 @@ sub wait_state {
     return 1 if $is_so;
     return 0 if !defined $failure && $self->_is_trying;
     Carp::croak('Cannot wait for a state: ', $failure // 'the connection is closed');
+}
+
+# Whether a record leaves its domain in the state. libvirt says that a domain has started, and only then that it starts
+# paused: that one is asked. It may be gone.
+sub _is_in {
+    my ($self, $state, $record, $domain) = @_;
+    return if (Sys::Virt::Event::Record::state_of($record) // '') ne $state;
+    return 1 if $record->{event} ne 'lifecycle' || $record->{type} ne 'started';
+    local ($@, $SIG{__DIE__});
+    my ($now) = $self->{virt} ? eval { $self->_limited($self->{ids}, sub { $domain->get_state }) } : ();
+    return defined $now && $now == Sys::Virt::Domain::STATE_RUNNING();
 }
 
 sub _is_alive {
@@ -644,9 +691,9 @@ sub _run_until {
     return $loop->run_until($code, $seconds) if ref $loop && $loop->can('run_until');
     my ($method) = grep { ref $loop && $loop->can($_) } qw(run_for run_once);
     die ref $loop, " has none of run_until, run_for, run_once\n" if ref $loop && !$method;
-    my $end = defined $seconds ? Time::HiRes::time() + $seconds : undef;
+    my $end = defined $seconds ? Sys::Virt::Event::Connection::Probe::now() + $seconds : undef;
     until ($code->()) {
-        my $left = defined $end ? $end - Time::HiRes::time() : 1;
+        my $left = defined $end ? $end - Sys::Virt::Event::Connection::Probe::now() : 1;
         return 0 if $left <= 0;
         my $slice = List::Util::min($left, 0.05);
         $method ? $loop->$method($slice) : Sys::Virt::Event::run_default($slice);
@@ -848,8 +895,9 @@ function that does nothing, as L<AnyEvent> and L<IO::Async> do.
 =head2 open()
 
 Opens the connection now, if it is not open, and returns the object. The loop stands still meanwhile, for up to
-C<connect_timeout> and the time of the opening. Dies if that fails, with C<Cannot open URI:> and the reason. Attempts
-from the loop go on then if there is C<reconnect>.
+C<connect_timeout> and the time of the opening. Dies if that fails, with C<Cannot open URI:> and the reason; or with
+what a signal handler throws while it waits for the process that tries. Attempts from the loop go on then if there is
+C<reconnect>.
 
 =head2 close()
 
@@ -883,8 +931,9 @@ The classes are C<domain>, C<network>, C<pool>, C<device>, C<secret> and C<conne
 their events: those that the installed L<Sys::Virt> knows, and C<state>. What the driver or the server does not have is
 left out silently.
 
-The filter is optional. Its keys are C<name>, C<uuid> and C<type> of the event. A value is a glob with C<*>, C<?> and
-C<[...]>, a C<qr//>, or a list of these, of which one must fit. An event has to fit all keys.
+The filter is optional. Its keys are C<name>, C<uuid> and C<type> of the event. A value is a glob, a C<qr//>, or a list
+of these, of which one must fit. An event has to fit all keys. In a glob C<*>, C<?> and C<[...]> stand for what they do
+in file names, C<[!a-z]> and C<[[:digit:]]> too; a backslash makes the next character stand for itself.
 
 The code, or an object that can be called like one, such as a condition variable of L<AnyEvent>, gets
 
@@ -971,7 +1020,8 @@ C<error> event, and so on. Where several die in one pass, all but the first are 
 
 An open connection is of use in the process that has opened it only: see L<Sys::Virt::Event/FORK>. The end of the
 object in a child does the parent no harm. A child that runs the loop is told that the connection was closed, and opens
-one of its own. A connection that was made and not yet opened is opened in each process that runs the loop.
+one of its own. A connection that was made and not yet opened is opened in each process that runs the loop. An attempt
+that is under way is the parent's; a child begins one of its own when that has ended, or C<connect_timeout> is over.
 
 Threads other than the one that owns the loop have no connections: what perl clones for them is of a class without
 methods.

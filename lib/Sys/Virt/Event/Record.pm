@@ -487,7 +487,8 @@ C<args>. Numbers are numbers. L<Cpanel::JSON::XS> is used if it is installed, el
 =head2 state_of($record)
 
 The state in which a C<state> or C<lifecycle> record of a domain leaves it: C<running>, C<paused> and so on; undef if
-it tells none.
+it tells none. A domain that starts paused has a record of the type C<started>, which tells C<running>, and then one
+of the type C<suspended>.
 
 =head2 states()
 

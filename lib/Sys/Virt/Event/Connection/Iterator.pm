@@ -37,9 +37,23 @@ sub next {
 sub next_p {
     my ($self) = @_;
     require Mojo::Promise;
-    my $promise = Mojo::Promise->new;
-    $self->_ask({ event => sub { $promise->resolve(@_) }, end => sub { $promise->reject($_[1]) } });
+    my $promise = Sys::Virt::Event::Connection::Iterator::Promise->new;
+    $self->_ask({
+        event   => sub { $promise->resolve(@_) }, end => sub { $promise->reject($_[1]) },
+        is_over => sub { $promise->{is_settled} },
+    });
     return $promise;
+}
+
+# One that knows at once when somebody else has settled it. Callbacks of a promise come later.
+{
+    package Sys::Virt::Event::Connection::Iterator::Promise;
+    our @ISA = ('Mojo::Promise');
+    sub resolve { my ($self, @values) = @_; return _settled($self)->SUPER::resolve(@values) }
+    sub reject  { my ($self, @values) = @_; return _settled($self)->SUPER::reject(@values) }
+
+    # They can be methods of the class.
+    sub _settled { my ($self) = @_; $self->{is_settled} = 1 if ref $self; return $self }
 }
 
 # Of the loop that libvirt lives in where that has its own kind of futures: those can be waited for.
@@ -164,6 +178,10 @@ connection alone. Code that asks for the next event does not run inside itself, 
 
 Returns a L<Mojo::Promise>, which is resolved with the same three values, or rejected after the end, with a text that
 starts with C<Cannot take the next event:>. Dies if L<Mojolicious> is not installed.
+
+A promise that is settled otherwise, as by its C<timeout>, takes no event. One that the program has only forgotten takes
+the next, for a promise cannot be cancelled: so does the loser of C<< Mojo::Promise->race >>. Give the promise itself a
+time limit instead.
 
 =head2 next_f()
 

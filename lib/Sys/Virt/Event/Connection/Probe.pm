@@ -5,7 +5,6 @@ use warnings;
 
 our $VERSION = '0.001';
 
-use Carp ();
 use File::Spec ();
 use POSIX ();
 use Sys::Virt ();
@@ -38,11 +37,15 @@ my @ASKS = (
 
 sub CLONE_SKIP { 1 }
 
-# uri, flags; seconds: how long it may take; auth: whether somebody here can say who we are.
+# Of a clock that nobody sets.
+sub now { return Time::HiRes::clock_gettime(Time::HiRes::CLOCK_MONOTONIC()) }
+
+# uri, flags; seconds: how long it may take; auth: whether somebody here can say who we are. Returns undef and the
+# reason where there can be no process.
 sub start {
     my ($class, %opt) = @_;
-    pipe my $reader, my $writer or Carp::croak("Cannot make a pipe: $!");
-    my $pid = fork_without_handlers() // Carp::croak("Cannot fork: $!");
+    pipe my $reader, my $writer or return (undef, "Cannot make a pipe: $!");
+    my $pid = fork_without_handlers() // return (undef, "Cannot fork: $!");
     if (!$pid) {
         # Whatever goes wrong here, this process does not go on with the program.
         eval { _become($writer, \%opt) };
@@ -52,7 +55,7 @@ sub start {
     # Perl leaves the first three descriptors open when their handles go.
     POSIX::close(fileno $writer) if fileno $writer < 3;
     return bless {
-        pid => $pid, process => $$, reader => $reader, end => Time::HiRes::time() + $opt{seconds},
+        pid => $pid, process => $$, reader => $reader, end => now() + $opt{seconds},
         seconds => $opt{seconds}, auth => $opt{auth}, text => '', watches => [],
     }, $class;
 }
@@ -96,14 +99,17 @@ sub watch {
     push @{ $self->{watches} },
         [\&Sys::Virt::Event::remove_timeout, Sys::Virt::Event::add_timeout($ms, $conclude)],
         [\&Sys::Virt::Event::remove_handle, Sys::Virt::Event::add_handle($self->{reader},
-            Sys::Virt::Event::HANDLE_READABLE(), sub { $conclude->() if $self->_reads_end })];
+            Sys::Virt::Event::HANDLE_READABLE(), sub { $conclude->() if !$self->is_ours || $self->_reads_end })];
     return;
 }
+
+# A child has it from its parent, and leaves the answer to that.
+sub is_ours { my ($self) = @_; return $self->{process} == $$ }
 
 # The same at once, without the event loop.
 sub result {
     my ($self) = @_;
-    while ((my $left = $self->{end} - Time::HiRes::time()) > 0) {
+    while ((my $left = $self->{end} - now()) > 0) {
         my $ready = '';
         vec($ready, fileno $self->{reader}, 1) = 1;
         last if select($ready, undef, undef, $left) > 0 && $self->_reads_end;
@@ -133,13 +139,13 @@ sub _error {
 # Ends it if it has not, and leaves nothing of it.
 sub cancel {
     my ($self) = @_;
-    my $pid = delete $self->{pid};
-    return if !$pid || $self->{process} != $$;
     local ($@, $!, $?);
     for my $watch (splice @{ $self->{watches} }) {
         my ($remove, $id) = @$watch;
         eval { $remove->($id) };
     }
+    my $pid = delete $self->{pid};
+    return if !$pid || !$self->is_ours;
     kill KILL => -$pid, $pid if !$self->{has_ended};
     waitpid $pid, 0;
     return;
@@ -167,14 +173,23 @@ For L<Sys::Virt::Event::Connection>, which documents what it does under C<connec
 
 A function: C<fork>, but that no handler in C<%SIG> runs in the child, however early a signal comes.
 
+=head2 now()
+
+A function: seconds of a clock that nobody sets.
+
 =head2 start(%options)
 
 Starts the process. C<uri> and C<flags> are Sys::Virt's, C<seconds> is how long it may take, C<auth> is true if a
-server that wants to know who we are has passed.
+server that wants to know who we are has passed. Where that cannot be done, it returns undef and the reason.
 
 =head2 watch($code)
 
-Calls the code once, from the loop: with undef, or with the reason why the connection cannot be opened.
+Calls the code once, from the loop: with undef, or with the reason why the connection cannot be opened. In a child
+process there is no answer: what the code gets means nothing.
+
+=head2 is_ours()
+
+False in a child of the process that has started it.
 
 =head2 result()
 
@@ -182,7 +197,8 @@ Waits for the process, and returns the same.
 
 =head2 cancel()
 
-Ends the process. If it has not answered yet, all that it has started is ended, too.
+Ends the process. If it has not answered yet, all that it has started is ended, too. In a child process only what is
+registered with the loop goes.
 
 =head1 AUTHOR AND LICENSE
 
