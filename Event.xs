@@ -305,7 +305,8 @@ _serve_by_ev(self, loop, hold)
     SV *loop
     bool hold
   CODE:
-    RETVAL = sve_is_owner(NULL) && SvROK(self) && SvRV(self) == SvRV(sve_perl_loop_object(aTHX));
+    RETVAL = sve_is_owner(NULL) && sve_registered() == SVE_OBJECT && SvROK(self)
+        && SvRV(self) == SvRV(sve_perl_loop_object(aTHX));
     if (RETVAL && !sve_perl_loop_has_handed_over())
         sve_perl_loop_hand_over(sve_ev_loop_begin(aTHX_ loop, hold));
   OUTPUT:

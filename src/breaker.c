@@ -8,6 +8,12 @@
 
 enum { LONGEST = 1000000000 };           /* seconds */
 
+#ifdef __APPLE__                         /* it has no pthread_condattr_setclock */
+enum { CLOCK = CLOCK_REALTIME };
+#else
+enum { CLOCK = CLOCK_MONOTONIC };
+#endif
+
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t called_off;
@@ -37,7 +43,7 @@ static void set_end(double seconds)
 {
     if (seconds > LONGEST)
         seconds = LONGEST;
-    clock_gettime(CLOCK_MONOTONIC, &breaker.end);
+    clock_gettime(CLOCK, &breaker.end);
     breaker.end.tv_sec += (time_t)seconds;
     breaker.end.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
     if (breaker.end.tv_nsec >= 1000000000) {
@@ -66,7 +72,9 @@ bool sve_breaker_start(double seconds, int first, int last)
         return false;
     pthread_mutex_init(&breaker.lock, NULL);
     pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#ifndef __APPLE__
+    pthread_condattr_setclock(&attributes, CLOCK);
+#endif
     pthread_cond_init(&breaker.called_off, &attributes);
     pthread_condattr_destroy(&attributes);
     breaker.first = first;

@@ -559,12 +559,23 @@ static void end_dispatch(pTHX_ void *watch)
 
 void sve_dispatch(pTHX_ sve_watch *watch, int events)
 {
+    dMY_CXT;
+
     if (!may_run(aTHX_ watch, events))
         return;
     ENTER;
     SAVEDESTRUCTOR_X(end_dispatch, watch);
     sve_bridge_call(watch, events);
     LEAVE;
+    if (MY_CXT.border)
+        return;
+    /* Another main loop runs libvirt's: no statement of Perl's ends before that loop does. */
+    if (sve_bridge_has_due())
+        sve_settle_now(aTHX);
+    if (MY_CXT.exiting) {
+        MY_CXT.exiting = false;
+        my_exit((U32)MY_CXT.exit_status);
+    }
 }
 
 static void run_in(pTHX_ sve_border *border, sve_watch *watch, int events)
@@ -664,7 +675,7 @@ static void settle_later(pTHX)
     dMY_CXT;
     unsigned long from = MY_CXT.settling + 1;
 
-    if (MY_CXT.locked || PL_dirty || sve_bridge_last_due() < from)
+    if (MY_CXT.locked || PL_dirty || !sve_is_owner(NULL) || sve_bridge_last_due() < from)
         return;
     MY_CXT.settling = sve_bridge_last_due();
     if (has_mortal_here(aTHX_ &MY_CXT))

@@ -8,6 +8,10 @@
 
 #include <EV/EVAPI.h>
 
+#ifndef ev_io_modify                     /* EV before 4.32 */
+#define ev_io_modify(io, events) ev_io_set((io), (io)->fd, (events))
+#endif
+
 enum {
     READ_OR_WRITE = VIR_EVENT_HANDLE_READABLE | VIR_EVENT_HANDLE_WRITABLE,
     ERRORS = VIR_EVENT_HANDLE_ERROR | VIR_EVENT_HANDLE_HANGUP,

@@ -60,16 +60,19 @@ bool sve_make_pipe(int fds[2])
 
 static bool make_pipe(sve_mailbox *box, int fds[2])
 {
-    return sve_make_pipe(fds) && fstat(fds[0], &box->made) == 0;
+    return sve_make_pipe(fds) && fstat(fds[0], &box->read_end) == 0 && fstat(fds[1], &box->write_end) == 0;
 }
 
 /* A program may close all fds, as daemons do, and its next files take their numbers; libvirt does so itself in the
  * children that it forks. An eventfd could not be told from others: they all are one inode. */
-static bool is_ours(const sve_mailbox *box, int fd)
+static bool is_still(int fd, const struct stat *end)
 {
     struct stat now;
-    return box->has_fd && fstat(fd, &now) == 0 && now.st_dev == box->made.st_dev && now.st_ino == box->made.st_ino;
+    return fstat(fd, &now) == 0 && now.st_dev == end->st_dev && now.st_ino == end->st_ino;
 }
+
+static bool has_read_end(const sve_mailbox *box) { return box->has_fd && is_still(box->read_fd, &box->read_end); }
+static bool has_write_end(const sve_mailbox *box) { return box->has_fd && is_still(box->write_fd, &box->write_end); }
 
 int sve_mailbox_fd(sve_mailbox *box)
 {
@@ -87,14 +90,14 @@ int sve_mailbox_fd(sve_mailbox *box)
 void sve_mailbox_ring(sve_mailbox *box)
 {
     /* A full pipe is readable already, so a failed write loses nothing; one that nobody reads would raise SIGPIPE. */
-    if (is_ours(box, box->read_fd) && is_ours(box, box->write_fd) && write(box->write_fd, "", 1) < 0)
+    if (has_read_end(box) && has_write_end(box) && write(box->write_fd, "", 1) < 0)
         return;
 }
 
 bool sve_mailbox_silence(sve_mailbox *box)
 {
     char sink[256];
-    bool reads = is_ours(box, box->read_fd), writes = is_ours(box, box->write_fd);
+    bool reads = has_read_end(box), writes = has_write_end(box);
 
     /* One end alone is never silent: it hangs up for good. */
     if (reads && writes) {
@@ -126,7 +129,7 @@ void sve_mailbox_renew_fd(sve_mailbox *box)
 {
     int fds[2];
 
-    if (!is_ours(box, box->read_fd) || !is_ours(box, box->write_fd))
+    if (!has_read_end(box) || !has_write_end(box))
         return;
     if (!make_pipe(box, fds)) {
         close(box->write_fd);            /* the next bell of the parent is the occasion for another try */

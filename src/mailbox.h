@@ -30,7 +30,7 @@ typedef struct {
     atomic_size_t count;
     bool has_fd;
     int read_fd, write_fd;               /* a pipe's, */
-    struct stat made;                    /* and what is known of it */
+    struct stat read_end, write_end;     /* and what is known of them */
 } sve_mailbox;
 
 /* Queues the watch, with a reference; true when the mailbox was empty before,

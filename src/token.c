@@ -11,7 +11,16 @@ static int forget_watch(pTHX_ SV *sv, MAGIC *magic)
     return 0;
 }
 
-static const MGVTBL token_vtbl = { .svt_free = forget_watch, .svt_dup = SVE_DUP };
+/* The value of a `local` is no token. */
+static int keep_to_itself(pTHX_ SV *sv, MAGIC *magic)
+{
+    PERL_UNUSED_CONTEXT;
+    PERL_UNUSED_ARG(sv);
+    PERL_UNUSED_ARG(magic);
+    return 0;
+}
+
+static const MGVTBL token_vtbl = { .svt_free = forget_watch, .svt_dup = SVE_DUP, .svt_local = keep_to_itself };
 
 SV *sve_token_new(pTHX_ sve_watch *watch)
 {
@@ -20,7 +29,7 @@ SV *sve_token_new(pTHX_ sve_watch *watch)
 
     sv_setiv(token, watch->id);
     magic = sv_magicext(token, NULL, PERL_MAGIC_ext, &token_vtbl, (char *)sve_watch_ref(watch), 0);
-    magic->mg_flags |= MGf_DUP;
+    magic->mg_flags |= MGf_DUP | MGf_LOCAL;
     SV *reference = sv_bless(newRV_noinc(token), gv_stashpvs("Sys::Virt::Event::Token", GV_ADD));
     SvREADONLY_on(token);
     return reference;

@@ -321,6 +321,30 @@ PERL
     },
 
     {
+        name => 'protected code that dies in another thread',
+        code => <<'PERL',
+use threads::shared;
+my $step :shared = 0;
+sub go { my ($to) = @_; lock $step; $step = $to; cond_broadcast $step; return }
+sub wait_for { my ($at) = @_; lock $step; cond_wait $step until $step == $at; return }
+my $loop = VirtTest::Loop->new->register(wake => 0);
+my $dies = protect(sub { die "oops\n" });
+my $thread = threads->create(sub { $SIG{__WARN__} = sub { }; wait_for(1); $dies->(); go(2); wait_for(3) });
+sub Freed::DESTROY { print "freed\n" if !threads->tid }
+{
+    my $id;
+    my $held = bless [], 'Freed';
+    $id = add_timeout(5, sub { $held = $held; remove_timeout($id) });
+}
+sub other { go(1); wait_for(2); print "the other is done\n" }
+$loop->dispatch($loop->latest), other();
+go(3);
+$thread->join;
+PERL
+        prints => "the other is done\nfreed\n",
+    },
+
+    {
         name => 'threads that are made in a callback, a method, protected code and a destructor',
         code => <<'PERL',
 # What it says, and whether it hears signals.

@@ -83,4 +83,26 @@ my ($parents, $childs) = in_child {
 is $childs, 'y', "a thread of a child wakes the child's loop";
 is $parents, 'not woken', '... and not that of its parent';
 
+# `local` puts another value in place of a token, for a while.
+{
+    my $run = fresh_perl(<<'EOT', env => { MALLOC_PERTURB_ => 165 });
+use strict; use warnings; use lib 't/lib';
+use Sys::Virt::Event qw(:all); use VirtTest::Loop;
+my $loop = VirtTest::Loop->new->register;
+my $id = add_timeout(5, sub { print "runs\n" });
+our $token;
+*token = $loop->latest->{cb};
+for (1 .. 2) {
+    local $token;
+    print eval { $loop->_run_timeout_callback(1, \$token, \$token); 1 } ? "goes on\n" : $@ =~ s/ at .*//sr . "\n";
+}
+$loop->dispatch($loop->latest);
+remove_timeout($id);
+print is_idle() ? "idle\n" : "not idle\n";
+EOT
+    is "$run->{signal} $run->{stdout}$run->{stderr}", '0 '
+        . "Cannot run timeout callback: \$cb is not what add_handle or add_timeout was given\n" x 2 . "runs\nidle\n",
+        'local in place of a token';
+}
+
 done_testing;

@@ -336,6 +336,16 @@ add_timeout(1, sub { exit 7 });
 EV::run;
 PERL
 
+# A method that is called where another loop is registered.
+{
+    my $run = fresh_perl(<<'PERL', timeout => 40);
+use strict; use warnings; use Sys::Virt::Event qw(:all); use Sys::Virt::Event::EV;
+register_default();
+print defined Sys::Virt::Event::EV->new->add_timeout(100, 1, 2, 3) ? "a timer of Perl's\n" : "none\n";
+PERL
+    is "$run->{signal} $run->{stdout}$run->{stderr}", "0 a timer of Perl's\n", "a method of its own under libvirt's loop";
+}
+
 # The example.
 SKIP: {
     skip 'Sys::Virt is not installed', 1 if !eval { require Sys::Virt };

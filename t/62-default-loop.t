@@ -10,7 +10,7 @@ use Scalar::Util qw(refaddr weaken);
 use Sys::Virt::Event qw(:all);
 use Test::More;
 use Time::HiRes qw(alarm time);
-use VirtTest qw(watchdog warnings_of exception_of pipe_pair patience);
+use VirtTest qw(watchdog warnings_of exception_of pipe_pair patience fresh_perl);
 use Test::Sys::Virt::EventImpl::CApi;
 
 watchdog(60);
@@ -379,5 +379,33 @@ subtest 'with a connection' => sub {
     is_deeply \@seen, [3, 4], 'no event is lost';
     $conn->domain_event_deregister_any($id);
 };
+
+# It is GLib's default context, which a main loop of GLib's may run: then no statement of Perl's ends before that does.
+SKIP: {
+    skip 'Glib is not installed (Debian: libglib-perl)', 2 if !eval { require Glib };
+    my $prelude = <<'PERL';
+use strict; use warnings; use Glib; use Sys::Virt::Event qw(:all);
+register_default();
+my $main = Glib::MainLoop->new;
+Glib::Timeout->add(VirtTest::patience(20) * 1000, sub { print "too late\n"; $main->quit; 0 });
+PERL
+    my $run = fresh_perl("use lib 't/lib'; use VirtTest; $prelude" . <<'PERL');
+sub Freed::DESTROY { print "freed\n" }
+my $held = bless [], 'Freed';
+{ my ($id, $own) = (undef, $held); $id = add_timeout(1, sub { $own = $own; remove_timeout($id) }) }
+undef $held;
+Glib::Timeout->add(5, sub { return 1 if !is_idle(); print "idle\n"; $main->quit; 0 });
+$main->run;
+print "ends\n";
+PERL
+    is "$run->{stdout}$run->{stderr}", "freed\nidle\nends\n", "in GLib's main loop: what is removed is freed while it runs";
+    $run = fresh_perl("use lib 't/lib'; use VirtTest; $prelude" . <<'PERL');
+add_timeout(1, sub { exit 3 });
+END { print "end\n" }
+$main->run;
+print "goes on\n";
+PERL
+    is "$run->{exit} $run->{stdout}$run->{stderr}", "3 end\n", '... and exit in a callback ends the program';
+}
 
 done_testing;

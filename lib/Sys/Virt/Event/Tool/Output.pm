@@ -117,7 +117,8 @@ sub _fail {
     return if $self->{has_failed}++;
     $self->{waiting} = '';
     $self->_watch(0);
-    Sys::Virt::Event::remove_handle(delete $self->{hangup}) if defined $self->{hangup};    # it would be told again and again
+    # It would be told again and again.
+    Sys::Virt::Event::remove_handle(delete $self->{hangup}) if defined $self->{hangup};
     $self->{failed}->($errno);
     return;
 }
