@@ -52,7 +52,7 @@ is_deeply [with_connection(sub {
     my @mistakes = (
         (map { my @options = @$_; sub { Sys::Virt::Event::Connection->new(@options) } }
             ['uri'], [url => $TEST], [keepalive => 5], [keepalive => [5]], [keepalive => [0, 3]], [connect_timeout => -1],
-            [connect_timeout => 'soon'], [reconnect => { initial => 'x' }], [reconnect => { tries => 0 }],
+            [connect_timeout => 'soon'], [reconnect => { initial => 'x' }], [reconnect => { max => 0 }], [reconnect => { tries => 0 }],
             [reconnect => { jitter => 2 }], [reconnect => { often => 1 }]),
         (map { my @arguments = @$_; sub { $conn->on(@arguments) } }
             [undef, sub { }], ['domain', sub { }], ['vm/*', sub { }], ['domain/born', sub { }], ['connection/lost', sub { }],
@@ -72,7 +72,7 @@ is_deeply [with_connection(sub {
     'Cannot make a connection: there is no option url',
     ('Cannot make a connection: keepalive is not [seconds, count]') x 3,
     ('Cannot make a connection: connect_timeout is not a number from 0 to 1000000') x 2,
-    'Cannot make a connection: initial is not a number from 0 to 1000000',
+    (map { "Cannot make a connection: $_ is not a number from 0.001 to 1000000" } qw(initial max)),
     'Cannot make a connection: tries is not a number from 1',
     'Cannot make a connection: jitter is not a number from 0 to 1',
     'Cannot make a connection: there is no option often',
@@ -399,6 +399,26 @@ is_deeply [with_connection(sub {
 })], [
     'started', 'suspended', 0, 'stopped', 'started', 'suspended', 1, 'stopped', 'started', 'stopped', 'started', 1,
 ], 'wait_state and a domain that starts paused';
+
+is_deeply [with_connection(sub {
+    my ($loop, $conn) = @_;
+    $conn->open;
+    my $xml = domain($conn)->get_xml_description =~ s{<uuid>.*</uuid>}{}r =~ s{<name>.*</name>}{<name>new</name>}r;
+    Sys::Virt::Event::add_timeout(20, sub { Sys::Virt::Event::remove_timeout($_[0]); $conn->virt->define_domain($xml) });
+    my $is_off = $conn->wait_state('new', 'shutoff', timeout => patience(10));
+    $conn->virt->get_domain_by_name('new')->undefine;
+    return $is_off;
+})], [1], 'wait_state and a domain that comes into being';
+
+# One iterator that ends lets go of others.
+is_deeply [with_connection(sub {
+    my ($loop, $conn) = @_;
+    $conn->open;
+    my $ends = 0;
+    my @iterators = map { $conn->events('domain/lifecycle') } 1 .. 4;
+    $_->next(sub { $ends++ if !$_[1]; @iterators = () }) for @iterators;
+    return (exception_of { $conn->close }, $ends);
+})], [undef, 4], 'iterators that are dropped at the end';
 
 # Iterators
 

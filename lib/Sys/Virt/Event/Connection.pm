@@ -80,20 +80,20 @@ sub _check_options {
     my ($keepalive, $backoff) = @$self{qw(keepalive reconnect)};
     Carp::croak('Cannot make a connection: keepalive is not [seconds, count]')
         if $keepalive && !(ref $keepalive eq 'ARRAY' && @$keepalive == 2 && !grep { !/\A[1-9]\d{0,8}\z/ } @$keepalive);
-    _check_number('connect_timeout', $self->{connect_timeout}, 1_000_000);
+    _check_number('connect_timeout', $self->{connect_timeout}, 0, 1_000_000);
     Carp::croak('Cannot make a connection: flags is not a number') if ($self->{flags} // '') !~ /\A\d+\z/;
     return if !$backoff;
-    _check_number($_, $backoff->{$_}, 1_000_000) for qw(initial max);
-    _check_number('jitter', $backoff->{jitter}, 1);
+    _check_number($_, $backoff->{$_}, 0.001, 1_000_000) for qw(initial max);
+    _check_number('jitter', $backoff->{jitter}, 0, 1);
     Carp::croak('Cannot make a connection: tries is not a number from 1')
         if defined $backoff->{tries} && $backoff->{tries} !~ /\A[1-9]\d*\z/;
     return;
 }
 
 sub _check_number {
-    my ($name, $value, $most) = @_;
-    return if defined $value && Scalar::Util::looks_like_number($value) && $value >= 0 && $value <= $most;
-    Carp::croak("Cannot make a connection: $name is not a number from 0 to $most");
+    my ($name, $value, $least, $most) = @_;
+    return if defined $value && Scalar::Util::looks_like_number($value) && $value >= $least && $value <= $most;
+    Carp::croak("Cannot make a connection: $name is not a number from $least to $most");
 }
 
 sub uri  { return $_[0]{uri} }
@@ -727,7 +727,8 @@ sub _cancel {
 
 sub _end_iterators {
     my ($self, $why) = @_;
-    $_->_end($why) for grep { $_ } values %{ $self->{iterators} };
+    my @iterators = grep { $_ } values %{ $self->{iterators} };    # one that is told may let go of others
+    $_->_end($why) for @iterators;
     return;
 }
 

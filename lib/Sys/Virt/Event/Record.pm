@@ -211,7 +211,9 @@ sub _named {
 sub state_of {
     my ($record) = @_;
     return if $record->{class} ne 'domain' || !defined $record->{type};
-    return $record->{event} eq 'state' ? $record->{type} : $STATE_AFTER{ $record->{type} };
+    return $record->{type} if $record->{event} eq 'state';
+    # One that runs can be defined, too.
+    return $record->{type} eq 'defined' && !defined $record->{id} ? 'shutoff' : $STATE_AFTER{ $record->{type} };
 }
 
 # Why libvirt closed a connection.
