@@ -1,7 +1,7 @@
 /* The six functions that libvirt calls, and what else enters the core.
  *
  * Pure C. All of it is for the owner, except sve_bridge_functions, whose members
- * any thread may call at any moment.
+ * any thread may call at any moment, and sve_bridge_hang_up.
  */
 #ifndef SVE_BRIDGE_H
 #define SVE_BRIDGE_H

@@ -370,7 +370,7 @@ static void settle_later(pTHX);
 
 /* exit goes on where nothing of libvirt's is in its way, on a mortal: when the border is closed, else when the
  * statement that made the call of libvirt is done. Under a border it is not left to a mortal of whoever called: that
- * may be Sys::Virt's C code, called by libvirt. */
+ * may be Sys::Virt's C code, called by libvirt. Without one the two cannot be told apart. */
 
 static int on_exit_mortal(pTHX_ SV *sv, MAGIC *magic)
 {

@@ -1,7 +1,7 @@
 /* Which of the processes that share libvirt's sockets by fork serves them: the one that opened
  * them, until it is gone, and then the first of its children that asks.
  *
- * Pure C. A claim is made, taken and dropped by the owner thread of a process.
+ * Pure C. A claim is made and taken by the owner thread of a process, and dropped by it, or by the thread that forks.
  */
 #ifndef SVE_CLAIM_H
 #define SVE_CLAIM_H

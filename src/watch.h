@@ -28,10 +28,10 @@ enum { SVE_UNTOLD = -1 };
 
 typedef struct sve_watch sve_watch;
 struct sve_watch {
-    /* Fixed when made. */
+    /* Fixed when it is added, but for ff, which is taken away from those that a fork leaves behind. */
     int id;
     sve_kind kind;
-    int fd;                              /* handles: libvirt's fd, never ours to close */
+    int fd;                              /* handles: libvirt's, closed by us only to cut it, see bridge.c */
     union {
         virEventHandleCallback handle;
         virEventTimeoutCallback timer;

@@ -410,6 +410,21 @@ is_deeply [with_connection(sub {
     return $is_off;
 })], [1], 'wait_state and a domain that comes into being';
 
+# A listener of `opened` runs the loop.
+is_deeply [with_connection(sub {
+    my ($loop, $conn) = @_;
+    my @log;
+    $conn->on('domain/*' => sub { push @log, $_[1]{type} });
+    $conn->on('connection/opened' => sub {
+        Sys::Virt::Event::add_timeout(20, sub { Sys::Virt::Event::remove_timeout($_[0]); domain($conn)->suspend });
+        push @log, $conn->wait_state('test', 'paused', timeout => patience(10));
+        domain($conn)->resume;
+    });
+    $conn->open;
+    settle($loop);
+    return @log;
+})], [qw(running suspended), 1, 'resumed'], 'events come while a listener of opened runs the loop, after the states';
+
 # One iterator that ends lets go of others.
 is_deeply [with_connection(sub {
     my ($loop, $conn) = @_;

@@ -855,7 +855,9 @@ This module cannot see these. Wrap them in L</protect($code)>.
 =back
 
 C<exit> does not jump over libvirt's code either. In a callback, a method or a protected handler it ends the code that
-called it; the program ends as soon as libvirt's code is left, and no other callback is called before that.
+called it; the program ends as soon as libvirt's code is left, and no other callback is called before that. Only in a
+protected handler for which neither run_default nor a method of the loop runs, but Sys::Virt itself or a main loop of
+GLib's, does it end where Sys::Virt's own code is left, which may be inside libvirt: call POSIX::_exit there.
 
 Callbacks, methods and protected handlers leave C<$@>, C<$!>, C<$_> and libvirt's last error as they were.
 

@@ -268,14 +268,22 @@ sub _limited {
 sub _tell_opened {
     my ($self) = @_;
     @$self{qw(failures opened)} = (0, Sys::Virt::Event::Connection::Probe::now());
-    my ($number, $trouble) = ($self->{number}, delete $self->{trouble});
-    while (my $next = shift @{ $self->{news} }) {
+    my $trouble = delete $self->{trouble};
+    $self->_tell_news or return;
+    $self->_report($_) for @$trouble;
+    return;
+}
+
+# False: it is not the same connection any more.
+sub _tell_news {
+    my ($self) = @_;
+    my $number = $self->{number};
+    while (my $next = shift @{ $self->{news} || [] }) {
         $self->_deliver(@$next);
         return if $self->{number} != $number;
     }
     delete $self->{news};
-    $self->_report($_) for @$trouble;
-    return;
+    return 1;
 }
 
 sub _lose {
@@ -487,7 +495,9 @@ sub _register_event {
         my (undef, $object, @arguments) = @_;
         my $self = $weak or return;
         my $record = Sys::Virt::Event::Record::of_event($event, $self->{uri}, $object, @arguments);
-        $self->{news} ? push @{ $self->{news} }, [$record, $object] : $self->_deliver($record, $object, $key);
+        return $self->_deliver($record, $object, $key) if !$self->{news};
+        push @{ $self->{news} }, [$record, $object];
+        $self->_tell_news;
     });
     local $@;
     my $id = _register($self->{virt}, $register, undef, $event->{id}, $handler);
