@@ -75,9 +75,9 @@ return (
         case  => 'last_in_callback',
         what  => 'callbacks are called on the stack of those who run the loop',
         edits => [
-            ['src/callback.c', '    PUSHSTACKi(PERLSI_UNKNOWN);', ''],
+            ['src/callback.c', "    PUSHSTACKi(PERLSI_UNKNOWN);\n    PUSHMARK(SP);", '    PUSHMARK(SP);'],
             ['src/callback.c', '        POPSTACK;', ''],
-            ['src/callback.c', "\n    POPSTACK;", ''],
+            ['src/callback.c', "    POPSTACK;\n    return error;", '    return error;'],
         ],
     },
     {
