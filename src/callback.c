@@ -1,6 +1,7 @@
 #include "callback.h"
 #include "argument.h"
 #include "registration.h"
+#include "token.h"
 
 /* What free functions wait on, see settle_later. */
 typedef struct {
@@ -144,7 +145,10 @@ static void exit_later(pTHX);
 static void release_guarded(pTHX);
 
 /* Its release may run Perl code. */
-static bool may_run_code(const SV *sv) { return sv && (SvROK(sv) || SvTYPE(sv) >= SVt_PVMG); }
+static bool may_run_code(SV *sv)
+{
+    return sv && (SvTYPE(sv) >= SVt_PVMG || (SvROK(sv) && !sve_is_token(sv)));
+}
 
 /* What the innermost frame releases may run Perl code, which may call exit. */
 static bool leaves_code(pTHX)
@@ -493,7 +497,8 @@ void sve_warn(pTHX_ SV *error, const char *prefix)
         PerlIO_printf(PerlIO_stderr(), "%s%s", prefix,
                       SvPOK(died) ? SvPV_nolen(died) : "the warning handler died\n");
     sve_leave(aTHX_ &frame);
-    settle_later(aTHX);
+    if (sve_is_owner(NULL))              /* others warn, too */
+        settle_later(aTHX);
 }
 
 void sve_warn_of(sve_loop *loop, const char *message)
@@ -675,7 +680,7 @@ static void settle_later(pTHX)
     dMY_CXT;
     unsigned long from = MY_CXT.settling + 1;
 
-    if (MY_CXT.locked || PL_dirty || !sve_is_owner(NULL) || sve_bridge_last_due() < from)
+    if (MY_CXT.locked || PL_dirty || sve_bridge_last_due() < from)
         return;
     MY_CXT.settling = sve_bridge_last_due();
     if (has_mortal_here(aTHX_ &MY_CXT))

@@ -35,9 +35,8 @@ SV *sve_token_new(pTHX_ sve_watch *watch)
     return reference;
 }
 
-static inline MAGIC *magic_of(pTHX_ SV *sv)
+static inline MAGIC *magic_of(SV *sv)
 {
-    PERL_UNUSED_CONTEXT;
     if (!SvROK(sv) || SvTYPE(SvRV(sv)) < SVt_PVMG)
         return NULL;
     MAGIC *magic = SvMAGIC(SvRV(sv));
@@ -46,10 +45,12 @@ static inline MAGIC *magic_of(pTHX_ SV *sv)
     return magic;
 }
 
+bool sve_is_token(SV *sv) { return magic_of(sv); }
+
 static sve_watch *must_be_token(pTHX_ CV *cv, SV *sv, const char *name)
 {
     SvGETMAGIC(sv);
-    MAGIC *magic = magic_of(aTHX_ sv);
+    MAGIC *magic = magic_of(sv);
     if (!magic)
         sve_cannot(aTHX_ cv, "%s is not what add_handle or add_timeout was given", name);
     return (sve_watch *)magic->mg_ptr;
@@ -71,6 +72,7 @@ sve_watch *sve_token_watch(pTHX_ CV *cv, SV *first, const char *first_name,
 
 bool sve_token_is_wake(pTHX_ SV *token)
 {
-    MAGIC *magic = magic_of(aTHX_ token);
+    PERL_UNUSED_CONTEXT;
+    MAGIC *magic = magic_of(token);
     return magic && magic->mg_ptr && sve_bridge_is_wake((sve_watch *)magic->mg_ptr);
 }

@@ -15,6 +15,7 @@ SV *sve_token_new(pTHX_ sve_watch *watch);
 sve_watch *sve_token_watch(pTHX_ CV *cv, SV *first, const char *first_name,
                            SV *opaque, int kind);
 
+bool sve_is_token(SV *sv);
 bool sve_token_is_wake(pTHX_ SV *token);
 
 #pragma GCC visibility pop
