@@ -47,7 +47,8 @@ sub next_p {
 
 # One that knows at once when somebody else has settled it. Callbacks of a promise come later.
 {
-    package Sys::Virt::Event::Connection::Iterator::Promise;
+    package    # of this file alone
+        Sys::Virt::Event::Connection::Iterator::Promise;
     our @ISA = ('Mojo::Promise');
     sub resolve { my ($self, @values) = @_; return _settled($self)->SUPER::resolve(@values) }
     sub reject  { my ($self, @values) = @_; return _settled($self)->SUPER::reject(@values) }
