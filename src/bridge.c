@@ -884,10 +884,8 @@ void sve_bridge_set_loop(sve_loop *loop)
     lock_bell();                         /* another thread may just be waking the one before */
     core.loop = loop;
     unlock_bell();
-    lock();
     if (!core.claim)
         begin_claim();
-    unlock();
     leave(loop);
 }
 
