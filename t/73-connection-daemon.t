@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 
+use File::Path qw(remove_tree);
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
@@ -187,6 +188,7 @@ subtest 'the process that tries' => sub {
         'no answer within 0.4 s', 1, 0, 0, 0, '', (1, 'Sys::Virt::Event::Connection') x 2,
         'Cannot open ' . $daemon->uri . ': the process that tried it has ended without an answer', 'open without it',
     ], 'leaves nothing, and needs nothing of the program' or diag explain \@log;
+    remove_tree($dir);
 };
 
 subtest 'a connection that is lost for good' => sub {
