@@ -130,6 +130,15 @@ for my $method (qw(run_once run_for run_until)) {
     }
 }
 
+for my $bad (undef, 'done', {}) {
+    for my $class (qw(Poll EV)) {
+        my $loop = eval { require "Sys/Virt/Event/$class.pm"; "Sys::Virt::Event::$class"->new } or next;
+        like exception_of { $loop->run_until($bad, 0) },
+            qr/\ACannot run: the condition is not a code reference at \Q$0\E line [0-9]+\.\n\z/,
+            "run_until of $class: " . ($bad // 'undef');
+    }
+}
+
 # The last moments: perl takes globals away, and their destructors run.
 for my $case (
     ['eval { add_timeout(5, sub { }); 1 } or print $@ =~ s/ at .*//sr',

@@ -122,6 +122,8 @@ subtest '--list needs no connection' => sub {
     $r = tool(['--list', '--class', 'pool,secret', '--not', 'pool/lifecycle'], %env);
     is_deeply $r->{lines}, ['pool/refresh', 'secret/lifecycle: defined undefined', 'secret/value-changed'],
         'what is selected';
+    $r = tool(['--list', '--class', 'secret,domain', '--type', 'defined,started', '--not', 'started'], %env);
+    is_deeply $r->{lines}, ['domain/lifecycle: defined', 'secret/lifecycle: defined'], 'types that are selected';
     $r = tool(['--list', '--event', 'pool/lifecycle', '--event', 'refresh', '--json'], %env);
     is_deeply [map { delete $_->{types}; $_ } records(@{ $r->{lines} })], [
         { class => 'pool', event => 'lifecycle', event_id => 0 },

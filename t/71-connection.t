@@ -56,7 +56,8 @@ is_deeply [with_connection(sub {
             [reconnect => { jitter => 2 }], [reconnect => { often => 1 }]),
         (map { my @arguments = @$_; sub { $conn->on(@arguments) } }
             [undef, sub { }], ['domain', sub { }], ['vm/*', sub { }], ['domain/born', sub { }], ['connection/lost', sub { }],
-            ['*'], ['*', 'code'], ['*', {}], ['*', { color => 1 }, sub { }], ['*', sub { }, 1]),
+            ['*'], ['*', 'code'], ['*', {}], ['*', { color => 1 }, sub { }], ['*', sub { }, 1],
+            ['*', undef, sub { }], ['*', {}, {}, sub { }]),
         sub { $conn->off(1) }, sub { $conn->off('x') }, sub { $conn->off },
         sub { $conn->wait_state('test', 'asleep') }, sub { $conn->wait_state('test') },
         (map { my $seconds = $_; sub { $conn->wait_state('test', 'paused', timeout => $seconds) } } 'soon', 'nan', ''),
@@ -85,6 +86,7 @@ is_deeply [with_connection(sub {
     ('Cannot listen: the last argument is not a code reference') x 3,
     'Cannot listen: there is no filter color',
     'Cannot listen: the last argument is not a code reference',
+    ('Cannot listen: the filter is not a hash reference') x 2,
     'Cannot stop listening: no id 1 was ever given out',
     'Cannot stop listening: no id x was ever given out',
     'Cannot stop listening: no id undef was ever given out',

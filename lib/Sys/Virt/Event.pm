@@ -37,6 +37,13 @@ Sys::Virt::Event::Identity::check('Sys::Virt::EventImpl');
     };
 }
 
+# Also an object that can be called like code.
+sub _is_code {
+    my ($code) = @_;
+    local ($@, $SIG{__DIE__});
+    return ref $code && eval { \&$code } ? 1 : 0;
+}
+
 # The methods that a loop inherits are functions here, too, as in Sys::Virt before 9.5.
 for (qw(register _run_handle_callback _run_timeout_callback _free_callback_opaque)) {
     no strict 'refs';

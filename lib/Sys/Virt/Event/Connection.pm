@@ -364,10 +364,10 @@ sub once { my ($self, @arguments) = @_; return $self->_listen(1, @arguments) }
 
 sub _listen {
     my ($self, $is_once, $what, @arguments) = @_;
-    my $filter = ref $arguments[0] eq 'HASH' ? shift @arguments : {};
-    my ($code) = @arguments;
-    Carp::croak('Cannot listen: the last argument is not a code reference')
-        if @arguments != 1 || !(ref $code eq 'CODE' || Scalar::Util::blessed($code) && overload::Method($code, '&{}'));
+    my $code = pop @arguments;
+    Carp::croak('Cannot listen: the last argument is not a code reference') if !Sys::Virt::Event::_is_code($code);
+    my $filter = @arguments ? shift @arguments : {};
+    Carp::croak('Cannot listen: the filter is not a hash reference') if @arguments || ref $filter ne 'HASH';
     my @wanted = (pattern => _pattern($what), filter => scalar _filter($filter));
     my $id = ++$self->{last_id};
     $self->{listeners}{$id} = { id => $id, @wanted, is_once => $is_once, code => $code };

@@ -534,6 +534,7 @@ sub run_for {
 
 sub run_until {
     my ($self, $code, $seconds) = @_;
+    $self->_check_condition($code);
     $self->_check_seconds($seconds);
     my $end = defined $seconds ? _now() + $seconds : undef;
     local $self->{stopped} = 0;
@@ -575,6 +576,12 @@ sub _limited {
     })->();
     $self->_throw($error) if !$result;
     return $result->[0];
+}
+
+sub _check_condition {
+    my (undef, $code) = @_;
+    Carp::croak('Cannot run: the condition is not a code reference') if !Sys::Virt::Event::_is_code($code);
+    return;
 }
 
 sub _check_seconds {

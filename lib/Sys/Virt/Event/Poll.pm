@@ -93,6 +93,7 @@ sub run {
 
 sub run_until {
     my ($self, $code, $seconds) = @_;
+    $self->_check_condition($code);
     $self->_check_seconds($seconds);
     my $end = defined $seconds ? _now() + $seconds : undef;
     local $self->{stopped} = 0;

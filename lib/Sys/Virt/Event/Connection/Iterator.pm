@@ -8,7 +8,6 @@ our $VERSION = '0.001';
 our @CARP_NOT = qw(Sys::Virt::Event::Connection);
 
 use Carp ();
-use overload ();
 use Scalar::Util ();
 use Sys::Virt::Event ();
 
@@ -30,7 +29,7 @@ sub new {
 sub next {
     my ($self, $code) = @_;
     Carp::croak('Cannot take the next event: the argument is not a code reference')
-        if ref $code ne 'CODE' && !(Scalar::Util::blessed($code) && overload::Method($code, '&{}'));
+        if !Sys::Virt::Event::_is_code($code);
     return $self->_ask({ event => $code, end => sub { $code->($_[0]) } });
 }
 

@@ -75,19 +75,30 @@ sub events {
 
 sub _event {
     my ($self, $class, $event) = @_;
-    my ($wanted, $types, $not) = @$self{qw(event type not)};
+    my ($wanted, $types) = @$self{qw(event type)};
     return if @$wanted && !_is_in($event, @$wanted) && !_is_in("$class/$event", @$wanted);
     return if @$types && $event ne 'lifecycle' || $self->_is_out($class, $event);
     my %filter = %{ $self->_name_filter($class) };
     if ($event eq 'lifecycle') {
-        my @possible = Sys::Virt::Event::Record::types_of($class);
-        my @out = grep { _is_in($_, @$not) } @possible;
-        my @in = grep { _is_in($_, @$types) && !_is_in($_, @out) } @possible;
-        return if @$types ? !@in : @out == @possible;
+        my @in = $self->types_of($class) or return;
+        my @out = $self->_types_left_out($class);
         # A type that is newer than the installed Sys::Virt is not among those that were given.
         $filter{type} = @$types ? \@in : do { my $any = join '|', @out; qr/\A(?!(?:$any)\z)/ } if @$types || @out;
     }
     return ["$class/$event", \%filter];
+}
+
+# The known types of lifecycle events that are shown.
+sub types_of {
+    my ($self, $class) = @_;
+    my $types = $self->{type};
+    my @out = $self->_types_left_out($class);
+    return grep { (!@$types || _is_in($_, @$types)) && !_is_in($_, @out) } Sys::Virt::Event::Record::types_of($class);
+}
+
+sub _types_left_out {
+    my ($self, $class) = @_;
+    return grep { _is_in($_, @{ $self->{not} }) } Sys::Virt::Event::Record::types_of($class);
 }
 
 # The states of objects, which --event and --type have no part in.
