@@ -139,6 +139,14 @@ for my $bad (undef, 'done', {}) {
     }
 }
 
+{
+    package Condition;
+    use overload '&{}' => sub { my ($self) = @_; die "no code today\n" if !$$self; return $$self };
+}
+is +Sys::Virt::Event::Poll->new->run_until(bless \(my $code = sub { 1 }), 'Condition'), 1, 'a condition is an object';
+is exception_of { Sys::Virt::Event::Poll->new->run_until(bless \(my $code = 0), 'Condition') }, "no code today\n",
+    '... that dies';
+
 # The last moments: perl takes globals away, and their destructors run.
 for my $case (
     ['eval { add_timeout(5, sub { }); 1 } or print $@ =~ s/ at .*//sr',

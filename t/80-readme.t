@@ -53,6 +53,7 @@ my @CHECKS = (
     [qr/\Ause \S+ -register;\n\z/ => \&registers],
     [qr/\ASys::Virt::Event::EV / => \&modules],
     [qr/\A[Pp]latform\b/ => sub { pass 'a table' }],
+    [qr/\A *10 ms \|/ => \&chart],
 );
 for my $block (blocks($readme)) {
     next if grep { index($_, $block) >= 0 } values %program;
@@ -131,6 +132,29 @@ sub modules {
 sub packages {
     my ($block) = @_;
     is VirtTest::Commands::complaint(s/^\w+: //r), undef, $_ for split /\n/, $block;
+    return;
+}
+
+# Each letter stands above its number of watches, and beside the power of ten, or half of one, that bench/README has.
+sub chart {
+    my ($block) = @_;
+    my ($plot, $axis, $legend) = $block =~ /\A(.*)^ *\+-+\n(.*)\n(.*)\n\z/ms;
+    my ($figures) = text_of("$top/bench/README") =~ /^One event among N watches(.*?)\n\n\S/ms;
+    my $unit = { us => 1e3, ms => 1e6 };
+    my (%drawn, $time);
+    for my $line (split /\n/, $plot) {
+        $time = $line =~ /(\d+) ([um]s) / ? $1 * $unit->{$2} : $time / sqrt 10;
+        $drawn{$1}{ $-[0] } = $time while $line =~ /\b([a-z])\b/g;
+    }
+    my @columns;
+    push @columns, $-[0] while $axis =~ /\b\d/g;
+    while ($legend =~ /(\w): (?:Sys::Virt::Event::)?(\S+(?: \S+)*)/g) {
+        my ($letter, $loop) = ($1, $2);
+        my ($cells) = $figures =~ /^ +\Q$loop\E  (.*)/m or die "No figures of $loop\n";
+        my @measured = (map { tr/,//dr } $cells =~ /([\d.,]+) \+-/g)[0 .. $#columns];
+        my @off = map { abs log(($drawn{$letter}{ $columns[$_] } // 1) / $measured[$_]) / log 10 } 0 .. $#columns;
+        is_deeply [grep { $_ > 0.4 } @off], [], "the chart is true for $loop";
+    }
     return;
 }
 

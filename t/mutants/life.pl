@@ -36,7 +36,7 @@ return (
         case  => 'object_after_default',
         what  => 'an object after register_default is ignored',
         edits => [[$REGISTRATION, "    if (registered.kind == SVE_DEFAULT)\n        sve_cannot(aTHX_ cv, \"register",
-            "    if (registered.kind == SVE_DEFAULT)\n        return;\n"
+            "    if (registered.kind == SVE_DEFAULT)\n        return impl;\n"
             . "    if (0)\n        sve_cannot(aTHX_ cv, \"register"]],
     },
     {
@@ -88,7 +88,7 @@ return (
         what  => 'a second object is ignored',
         edits => [
             [$REGISTRATION, '        sve_bridge_let_go();', ''],
-            [$REGISTRATION, 'let_go(aTHX_ cv);', 'let_go(aTHX_ cv); return;'],
+            [$REGISTRATION, 'let_go(aTHX_ cv);', 'let_go(aTHX_ cv); return impl;'],
         ],
     },
     {

@@ -6,6 +6,7 @@ use warnings;
 our $VERSION = '0.001';
 
 use Exporter 'import';
+use overload ();
 use Sys::Virt::Event::Identity ();
 use XSLoader;
 
@@ -37,11 +38,10 @@ Sys::Virt::Event::Identity::check('Sys::Virt::EventImpl');
     };
 }
 
-# Also an object that can be called like code.
+# Also an object that can be called like code. An eval would take an exception of a signal handler for the answer.
 sub _is_code {
     my ($code) = @_;
-    local ($@, $SIG{__DIE__});
-    return ref $code && eval { \&$code } ? 1 : 0;
+    return ref $code && (UNIVERSAL::isa($code, 'CODE') || overload::Method($code, '&{}'));
 }
 
 # The methods that a loop inherits are functions here, too, as in Sys::Virt before 9.5.

@@ -76,7 +76,7 @@ sub _make {
     }
     return "$dir/lib" if _is_perl($mutant);
     local $?;
-    my $output = qx($Config{make} -s -C '$dir' OPTIMIZE=-O0 2>&1);
+    my $output = qx($Config{make} -s -C '$dir' OPTIMIZE='-O0 -Werror=return-type' 2>&1);
     $? and croak "Cannot build $mutant->{what}: $output";
     return ("$dir/blib/lib", "$dir/blib/arch");
 }
