@@ -15,7 +15,7 @@ typedef struct {
 typedef struct {
     sve_border *border;                  /* the innermost */
     int locked;                          /* calls under libvirt's locks on the stack */
-    despatch_signals_proc_t signals;     /* perl's hook, for callbacks run by code that is held */
+    despatch_signals_proc_t signals;     /* perl's hook, in whose place is one of ours */
     const PERL_SI *held_stack;           /* where only C code is held */
     I32 held_frame;
     settling_mortal last_mortal;
@@ -71,6 +71,17 @@ SV *sve_number(pTHX_ sve_frame *frame, int value)
     return frame->numbers[frame->number_count++] = sv;
 }
 
+/* Whoever called this is C code that the innermost border has called, or a destructor that such code has called. */
+static bool is_within_border(pTHX_ const my_cxt_t *cxt)
+{
+    const sve_border *border = cxt->border;
+    const PERL_SI *stack = PL_curstackinfo;
+
+    while (stack->si_type == PERLSI_DESTROY)
+        stack = stack->si_prev;
+    return border && border->stack == stack && border->depth == stack->si_cxix;
+}
+
 static void no_signals(pTHX) { PERL_UNUSED_CONTEXT; }
 
 /* In Perl code that the C code calls, handlers run. */
@@ -80,6 +91,30 @@ static void no_signals_in_c(pTHX)
 
     if (PL_curstackinfo != MY_CXT.held_stack || cxstack_ix > MY_CXT.held_frame)
         MY_CXT.signals(aTHX);
+}
+
+/* perl looks for signals as a call of Perl code ends, too: in C code of Sys::Virt's, which libvirt has called. In a
+ * destructor it makes a warning of an exception. */
+static void no_signals_in_border(pTHX)
+{
+    dMY_CXT;
+
+    if (!is_within_border(aTHX_ &MY_CXT))
+        MY_CXT.signals(aTHX);
+}
+
+static bool is_ours(despatch_signals_proc_t hook)
+{
+    return hook == no_signals || hook == no_signals_in_c || hook == no_signals_in_border;
+}
+
+/* Nothing takes the place of no_signals. */
+static void set_signalhook(pTHX_ my_cxt_t *cxt, despatch_signals_proc_t hook)
+{
+    if (!is_ours(PL_signalhook))
+        cxt->signals = PL_signalhook;
+    if (PL_signalhook != no_signals)
+        PL_signalhook = hook;
 }
 
 static void put_back(pTHX_ void *pointer)
@@ -169,13 +204,6 @@ static void release(pTHX)
     sv_2mortal(topic);
     sv_2mortal(error);
     FREETMPS;
-}
-
-/* Whoever called this is C code that the innermost border has called. */
-static bool is_within_border(pTHX_ const my_cxt_t *cxt)
-{
-    const sve_border *border = cxt->border;
-    return border && border->stack == PL_curstackinfo && border->depth == cxstack_ix;
 }
 
 void sve_leave(pTHX_ sve_frame *frame)
@@ -429,6 +457,8 @@ void sve_border_open(pTHX_ sve_border *border, SV *added)
     border->added = added;
     border->unseen = false;
     open_frame(aTHX_ &MY_CXT, &border->frame, false, leave_border);
+    border->frame.signals = PL_signalhook;
+    set_signalhook(aTHX_ &MY_CXT, no_signals_in_border);
     MY_CXT.border = border;
 }
 
@@ -588,10 +618,8 @@ static void run_in(pTHX_ sve_border *border, sve_watch *watch, int events)
     dMY_CXT;
 
     sve_border_open(aTHX_ border, NULL);
-    if (PL_signalhook == no_signals && !MY_CXT.locked) {
-        border->frame.signals = no_signals;
-        PL_signalhook = MY_CXT.signals;
-    }
+    if (PL_signalhook == no_signals && !MY_CXT.locked)
+        PL_signalhook = no_signals_in_border;
     if (may_run(aTHX_ watch, events)) {
         border->running = watch;
         sve_bridge_call(watch, events);
@@ -874,15 +902,6 @@ XS_INTERNAL(sve_protected_call)
 
 SV *sve_protect(pTHX_ SV *code) { return carrier(aTHX_ sve_protected_call, code); }
 
-static void hold_signals(pTHX_ my_cxt_t *cxt, despatch_signals_proc_t hook)
-{
-    SAVEVPTR(PL_signalhook);
-    if (PL_signalhook != no_signals && PL_signalhook != no_signals_in_c)
-        cxt->signals = PL_signalhook;
-    if (PL_signalhook != no_signals)
-        PL_signalhook = hook;
-}
-
 /* Their arguments, results and exceptions are those of the code. */
 
 XS_INTERNAL(sve_held_call)
@@ -891,7 +910,8 @@ XS_INTERNAL(sve_held_call)
     dMY_CXT;
 
     ENTER;
-    hold_signals(aTHX_ &MY_CXT, no_signals);
+    SAVEVPTR(PL_signalhook);
+    set_signalhook(aTHX_ &MY_CXT, no_signals);
     PUSHMARK(SP - items);
     call_sv(code_of(aTHX_ cv), GIMME_V);
     LEAVE;
@@ -903,7 +923,8 @@ XS_INTERNAL(sve_held_in_c_call)
     dMY_CXT;
 
     ENTER;
-    hold_signals(aTHX_ &MY_CXT, no_signals_in_c);
+    SAVEVPTR(PL_signalhook);
+    set_signalhook(aTHX_ &MY_CXT, no_signals_in_c);
     SAVEVPTR(MY_CXT.held_stack);
     SAVEI32(MY_CXT.held_frame);
     MY_CXT.held_stack = PL_curstackinfo;
@@ -931,7 +952,7 @@ void sve_callback_clone(pTHX)
 #ifdef USE_ITHREADS
     MY_CXT_CLONE;
     Zero(&MY_CXT, 1, my_cxt_t);
-    if (PL_signalhook == no_signals || PL_signalhook == no_signals_in_c)    /* the thread was made inside */
+    if (is_ours(PL_signalhook))  /* the thread was made inside */
         PL_signalhook = Perl_despatch_signals;
 #else
     PERL_UNUSED_CONTEXT;

@@ -359,6 +359,42 @@ SKIP: {
             "$name: alarm around a slow call: its exception reaches the eval, the next calls and events work";
     }
 
+    # perl looks for signals as a handler of Sys::Virt's returns, too: to C code that libvirt has called.
+    for my $name (sort keys %LOOP) {
+        my @log = in_child {
+            my ($loop, $run) = $LOOP{$name}->();
+            my $conn = Sys::Virt->new(uri => 'test:///default');
+            my $dom  = $conn->get_domain_by_name('test');
+            my @log;
+            my $other = when_asleep(sub { kill USR1 => $_[0] });
+            # The signal comes in the last thing that the first one does, and is handled in the next, which is protected.
+            $conn->domain_event_register_any(undef, $lifecycle, sub {
+                push @log, $_[2];
+                $other->('soon');
+                select undef, undef, undef, 5;
+            });
+            $conn->domain_event_register_any($dom, $lifecycle, protect(\&second));
+            sub second { return }
+            local $SIG{USR1} = sub { push @log, grep { /second/ } map { (caller $_)[3] // '' } 1 .. 3; die "signal\n" };
+            # Of some loops an exception is a warning.
+            my $told;
+            local $SIG{__WARN__} = sub { $told = $_[0] };
+            for my $change (qw(suspend resume) x 2) {
+                $dom->$change;
+                my $end = time + patience(5);
+                undef $told;
+                until (defined $told || time > $end) {
+                    my $error = exception_of { $run->(1) };
+                    $told //= $error;
+                }
+                push @log, $told =~ /(signal)/;
+            }
+            $other->('end');
+            return @log;
+        };
+        is_deeply \@log, [map { ($_, 'main::second', 'signal') } 3, 4, 3, 4], "$name: a signal as a handler of Sys::Virt's returns";
+    }
+
     # SIGPIPE, as the manual has it. The modules of some loops see to it that it ends no program.
     my %pipe = (
         'no handler' => ['',                       qr/\A\z/,                                POSIX::SIGPIPE()],

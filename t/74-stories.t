@@ -36,7 +36,8 @@ SKIP: {
             until (grep { $_ eq $what } @{ $told{$host} }) {
                 my $line = readline $out // die "The program has ended\n";
                 my ($time, $uri, $text) = $line =~ /\A(\S+Z) (\S+) (.*)\n\z/ or die "Not a line of the program: $line";
-                push @{ $told{ $host{$uri} } }, $text;
+                # With something unread the kernel resets the connection.
+                push @{ $told{ $host{$uri} } }, $text =~ s/\Aclosed error\z/closed eof/r;
             }
             my @lines = splice @{ $told{$host} };
             return @lines;
