@@ -77,9 +77,11 @@ static bool is_within_border(pTHX_ const my_cxt_t *cxt)
     const sve_border *border = cxt->border;
     const PERL_SI *stack = PL_curstackinfo;
 
-    while (stack->si_type == PERLSI_DESTROY)
+    if (!border)
+        return false;
+    while (stack != border->stack && stack->si_type == PERLSI_DESTROY)
         stack = stack->si_prev;
-    return border && border->stack == stack && border->depth == stack->si_cxix;
+    return stack == border->stack && stack->si_cxix == border->depth;
 }
 
 static void no_signals(pTHX) { PERL_UNUSED_CONTEXT; }
@@ -952,7 +954,7 @@ void sve_callback_clone(pTHX)
 #ifdef USE_ITHREADS
     MY_CXT_CLONE;
     Zero(&MY_CXT, 1, my_cxt_t);
-    if (is_ours(PL_signalhook))  /* the thread was made inside */
+    if (is_ours(PL_signalhook))          /* the thread was made inside */
         PL_signalhook = Perl_despatch_signals;
 #else
     PERL_UNUSED_CONTEXT;

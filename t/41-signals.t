@@ -360,7 +360,9 @@ SKIP: {
     }
 
     # perl looks for signals as a handler of Sys::Virt's returns, too: to C code that libvirt has called.
-    for my $name (sort keys %LOOP) {
+    sub InDestructor::DESTROY { my ($self) = @_; return $$self->() }
+    for my $case (map { ([$_, 0], [$_, 1]) } sort keys %LOOP) {
+        my ($name, $in_destructor) = @$case;
         my @log = in_child {
             my ($loop, $run) = $LOOP{$name}->();
             my $conn = Sys::Virt->new(uri => 'test:///default');
@@ -384,7 +386,7 @@ SKIP: {
                 my $end = time + patience(5);
                 undef $told;
                 until (defined $told || time > $end) {
-                    my $error = exception_of { $run->(1) };
+                    my $error = exception_of { $in_destructor ? bless \sub { $run->(1) }, 'InDestructor' : $run->(1) };
                     $told //= $error;
                 }
                 push @log, $told =~ /(signal)/;
@@ -392,7 +394,7 @@ SKIP: {
             $other->('end');
             return @log;
         };
-        is_deeply \@log, [map { ($_, 'main::second', 'signal') } 3, 4, 3, 4], "$name: a signal as a handler of Sys::Virt's returns";
+        is_deeply \@log, [map { ($_, 'main::second', 'signal') } 3, 4, 3, 4], "$name: a signal as a handler of Sys::Virt's returns" . ($in_destructor ? ', in a destructor' : '');
     }
 
     # SIGPIPE, as the manual has it. The modules of some loops see to it that it ends no program.
