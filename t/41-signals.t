@@ -372,6 +372,7 @@ SKIP: {
             # The signal comes in the last thing that the first one does, and is handled in the next, which is protected.
             $conn->domain_event_register_any(undef, $lifecycle, sub {
                 push @log, $_[2];
+                $_[2] = bless \sub { }, 'InDestructor';    # Sys::Virt lets go of it
                 $other->('soon');
                 select undef, undef, undef, 5;
             });
